@@ -1,0 +1,141 @@
+//! Keys: parsed once at the edge, right everywhere below it.
+//!
+//! Guarantees: a [`Key`] made by [`Key::parse`] is within the bounds every store enforces. Keys that come out of a store
+//! are taken as they are, because a row that an older program left there must not stop a load.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The longest key in characters: the width of the table's `VARCHAR(255)` column.
+pub const MAX_KEY_CHARS: usize = 255;
+
+/// The longest key in UTF-8 bytes: 255 characters of four bytes each.
+pub const MAX_KEY_BYTES: usize = 1_020;
+
+/// Names an entry. Cheap to clone; ordered by its UTF-8 bytes, as `COLLATE "C"` orders them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// Parses a key.
+    ///
+    /// # Errors
+    ///
+    /// An empty key, one of more than [`MAX_KEY_CHARS`] characters, and one with a NUL character (which PostgreSQL
+    /// cannot store) are refused.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        if text.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if text.contains('\0') {
+            return Err(KeyError::Nul(shown(text)));
+        }
+        let chars = text.chars().count();
+        if chars > MAX_KEY_CHARS {
+            return Err(KeyError::TooLong {
+                key: shown(text),
+                chars,
+            });
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Takes a key as a store holds it.
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The key's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The beginning of a key that is too long or strange to be shown whole, safe for a log line.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// Why a text is not a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The text is empty.
+    #[error("a key must not be empty")]
+    Empty,
+    /// The text holds a NUL character.
+    #[error("key \"{0}\" holds a NUL character, which PostgreSQL cannot store")]
+    Nul(String),
+    /// The text is longer than the column.
+    #[error("key \"{key}…\" has {chars} characters; the bound is {MAX_KEY_CHARS}")]
+    TooLong {
+        /// The first 64 characters.
+        key: String,
+        /// How many characters it has.
+        chars: usize,
+    },
+}
+
+impl Deref for Key {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Key {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl serde::Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_count_characters_and_name_the_key() {
+        assert!(Key::parse(&"ä".repeat(255)).is_ok());
+        let long = Key::parse(&"k".repeat(256)).unwrap_err().to_string();
+        assert!(
+            long.contains("256") && long.contains("255") && long.contains("kkk"),
+            "{long}"
+        );
+        assert_eq!(Key::parse(""), Err(KeyError::Empty));
+        assert!(matches!(Key::parse("a\0b"), Err(KeyError::Nul(shown)) if shown == "a\\0b"));
+    }
+
+    #[test]
+    fn order_is_that_of_the_bytes() {
+        let mut keys = ["ä", "b", "B", "a:1", "a"].map(Key::stored);
+        keys.sort();
+        assert_eq!(keys.map(|key| key.to_string()), ["B", "a", "a:1", "b", "ä"]);
+    }
+}

@@ -1,0 +1,327 @@
+//! How news becomes state: notices, heads, pages, snapshots and writes of our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::io::{Action, Committed, Head, Loaded, Page, Publication, ResyncCause, SessionId, Told};
+use super::link::{Demand, EMPTY_READ_PAUSE, Ear, Link, PROOF_PAUSE, Query};
+use super::repair::Claim;
+use super::{ClaimSource, Replica, State};
+use crate::core::history::History;
+use crate::core::notice::Notice;
+use crate::core::table::Table;
+use crate::core::{Cause, ChangeSet, Cursor, Journaled, Revision, Snapshot};
+
+impl Replica {
+    /// A notice is a hint: it leads to a read or to nothing.
+    pub(super) fn heard(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
+        let cursor = self.cursor();
+        let Some(session) = self.session(session) else {
+            return;
+        };
+        match notice {
+            Some(Notice::Nonce(heard)) => {
+                if matches!(session.ear, Ear::Proving { nonce, .. } if nonce == heard) {
+                    session.ear = Ear::Proven;
+                    self.tell(Told::ListenProven);
+                }
+            }
+            Some(Notice::Changed { epoch, revision }) => match cursor {
+                // A notice of the present epoch that lies not ahead is our own write's or a late one; but the
+                // database also sends one when it begins a new epoch, with the number it stands at.
+                Some(cursor) if cursor.epoch == epoch && revision > cursor.revision => {
+                    session.fetch = true
+                }
+                Some(cursor) if cursor.epoch == epoch && revision == Revision::ZERO => {
+                    self.check_soon(now)
+                }
+                Some(_) | None => {}
+            },
+            Some(Notice::Heartbeat {
+                epoch,
+                revision,
+                checksum,
+                instance,
+                ..
+            }) => {
+                if instance == self.config.instance {
+                    return;
+                }
+                self.tell(Told::HeartbeatHeard {
+                    instance,
+                    revision,
+                    checksum,
+                });
+                let source = ClaimSource::Peer { instance };
+                self.consider(
+                    now,
+                    Claim {
+                        source,
+                        epoch,
+                        revision,
+                        checksum,
+                    },
+                );
+            }
+            None => self.fetch_soon(),
+        }
+    }
+
+    pub(super) fn head(&mut self, now: Duration, session: SessionId, head: &Head) {
+        let Some(Query::Head {
+            asked: Some(asked),
+            sent,
+        }) = self.answered(now, session)
+        else {
+            return;
+        };
+        let Some(cursor) = self.cursor() else { return };
+        if head.epoch != cursor.epoch {
+            self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
+            return;
+        }
+        // What we held when we asked was committed before the database looked, so it must be there. It may have been
+        // trimmed; it may not be newer than the head, nor have another id.
+        let behind_us = head.revision < asked.revision;
+        let other_id = head.own_id.is_some_and(|id| id != asked.id);
+        if asked.epoch == cursor.epoch && (behind_us || other_id) {
+            self.forked(asked);
+            return;
+        }
+        if head.revision > cursor.revision {
+            self.notice_missed(now, head.revision);
+            self.fetch_soon();
+        } else {
+            self.proven_at = Some(sent);
+        }
+        if let Some(report) = head.audit {
+            self.repair.heard_audit(report, cursor.epoch);
+            self.settle_claims(now);
+        }
+    }
+
+    /// A revision was found that no notice told of: the ear is put to the proof again.
+    fn notice_missed(&mut self, now: Duration, revision: Revision) {
+        let Link::Up(session) = &self.link else {
+            return;
+        };
+        if !matches!(session.ear, Ear::Proven) || session.fetch {
+            return;
+        }
+        let due = now >= session.proof_sent + PROOF_PAUSE;
+        self.tell(Told::NoticeMissed { revision });
+        if due {
+            self.prove(now);
+        }
+    }
+
+    pub(super) fn page(&mut self, now: Duration, session: SessionId, page: Page) {
+        let Some(Query::Page { after, sent }) = self.answered(now, session) else {
+            return;
+        };
+        let Some(cursor) = self.cursor() else { return };
+        if after.epoch != cursor.epoch {
+            return;
+        }
+        if page.anchor.is_some_and(|id| id != after.id) {
+            self.forked(after);
+            return;
+        }
+        if page
+            .floor
+            .is_some_and(|floor| floor > after.revision.next())
+        {
+            self.repair
+                .demand(Demand::new(ResyncCause::BelowFloor, now));
+            return;
+        }
+        if page.anchor.is_none() && after.revision > Revision::ZERO && page.revisions.is_empty() {
+            // The newest revision is always kept, so ours is not in this history, or the journal was emptied by hand.
+            self.check_soon(now);
+            return;
+        }
+        let found = !page.revisions.is_empty();
+        for journaled in page.revisions {
+            if !self.take(now, after.epoch, journaled, Cause::Remote) {
+                return;
+            }
+        }
+        if page.more {
+            self.fetch_soon();
+        } else if page.anchor.is_some() {
+            self.proven_at = Some(sent);
+        }
+        if let Link::Up(session) = &mut self.link {
+            session.quiet_until = if found { now } else { now + EMPTY_READ_PAUSE };
+        }
+        self.settle_claims(now);
+        self.verify(now);
+    }
+
+    pub(super) fn committed(&mut self, now: Duration, committed: Committed) {
+        let Some(cursor) = self.cursor() else { return };
+        if committed.epoch != cursor.epoch {
+            self.check_soon(now);
+            return;
+        }
+        if committed.journaled.revision > cursor.revision.next() {
+            self.fetch_soon();
+            return;
+        }
+        self.take(now, committed.epoch, committed.journaled, Cause::Local);
+        self.settle_claims(now);
+        self.verify(now);
+    }
+
+    /// Applies a revision if it is the next one. False when the history turned out not to be ours.
+    fn take(
+        &mut self,
+        now: Duration,
+        epoch: crate::core::Epoch,
+        journaled: Journaled,
+        cause: Cause,
+    ) -> bool {
+        let Some(state) = &mut self.state else {
+            return false;
+        };
+        if journaled.revision <= state.cursor.revision {
+            return match state.history.id_of(journaled.revision) {
+                Some(id) if id == journaled.id => true,
+                Some(_) => {
+                    let ours = state.cursor;
+                    self.forked(ours);
+                    false
+                }
+                None => {
+                    self.check_soon(now);
+                    true
+                }
+            };
+        }
+        if journaled.revision != state.cursor.revision.next() {
+            self.repair.demand(Demand::new(ResyncCause::Gap, now));
+            return false;
+        }
+        let own = journaled.origin == Some(self.config.instance);
+        let applied = state.table.apply(&journaled);
+        state.cursor = Cursor {
+            epoch,
+            revision: journaled.revision,
+            id: journaled.id,
+        };
+        state.checksum = None;
+        let cause = if own { Cause::Local } else { cause };
+        let set = Arc::new(ChangeSet {
+            cursor: state.cursor,
+            cause,
+            changes: applied.changes,
+        });
+        state.history.push(set.clone());
+        self.actions
+            .push_back(Action::Publish(Publication::Changed {
+                set,
+                silent: applied.silent,
+            }));
+        true
+    }
+
+    pub(super) fn snapshot(&mut self, now: Duration, session: SessionId, loaded: Loaded) {
+        let Some(Query::Snapshot { demand, sent }) = self.answered(now, session) else {
+            return;
+        };
+        // Notices that came while the snapshot streamed may lie ahead of it.
+        self.fetch_soon();
+        let replaces = demand
+            .as_ref()
+            .is_some_and(|demand| demand.cause.replaces());
+        match (&self.state, demand) {
+            (None, demand) => {
+                self.load(loaded, sent);
+                self.repair.done(&mut self.actions, demand, 0);
+            }
+            (Some(state), Some(demand))
+                if replaces || loaded.cursor.epoch != state.cursor.epoch =>
+            {
+                self.replace(loaded, demand, sent);
+            }
+            (Some(_), Some(demand)) => {
+                self.repair.verifying = Some((loaded, demand));
+                self.verify(now);
+            }
+            (Some(_), None) => {}
+        }
+        self.settle_claims(now);
+    }
+
+    fn load(&mut self, loaded: Loaded, sent: Duration) {
+        let cursor = loaded.cursor;
+        self.repair.loaded(loaded.audit);
+        let table = Table::build(loaded.entries);
+        let snapshot = Arc::new(Snapshot::new(cursor, table.entries()));
+        let history = History::at(cursor.revision, cursor.id);
+        self.state = Some(State {
+            cursor,
+            table,
+            history,
+            checksum: None,
+        });
+        self.proven_at = Some(sent);
+        self.actions
+            .push_back(Action::Publish(Publication::Loaded(snapshot)));
+    }
+
+    /// Another history, or one that cannot be followed any more, takes the place of ours.
+    fn replace(&mut self, loaded: Loaded, demand: Demand, sent: Duration) {
+        let Some(mut state) = self.state.take() else {
+            return;
+        };
+        let same_history =
+            loaded.cursor.epoch == state.cursor.epoch && demand.cause != ResyncCause::Fork;
+        if same_history && loaded.cursor.revision < state.cursor.revision {
+            // Our own writes went on while the snapshot streamed; it would take them back.
+            self.state = Some(state);
+            self.repair.demand(demand);
+            return;
+        }
+        let (before, cursor) = (state.checksum(), loaded.cursor);
+        self.repair.loaded(loaded.audit);
+        let table = Table::build(loaded.entries);
+        let changes = state.table.difference(&table);
+        let cause = if cursor.epoch == state.cursor.epoch {
+            demand.cause
+        } else {
+            ResyncCause::NewEpoch
+        };
+        let cause = if demand.cause == ResyncCause::Fork {
+            ResyncCause::Fork
+        } else {
+            cause
+        };
+        state = State {
+            cursor,
+            table,
+            history: History::at(cursor.revision, cursor.id),
+            checksum: None,
+        };
+        let after = state.checksum();
+        self.state = Some(state);
+        self.proven_at = Some(sent);
+        self.publish_resync(changes, cause, before, after);
+        let changed = self.repair.last_changed;
+        self.repair.done(&mut self.actions, Some(demand), changed);
+    }
+
+    /// The past was rewritten. Whoever proves it begins a new epoch, so that nobody mistakes the two.
+    fn forked(&mut self, ours: Cursor) {
+        if self.repair.rotating {
+            return;
+        }
+        self.repair.rotating = true;
+        self.tell(Told::Forked { ours });
+        self.actions.push_back(Action::RotateEpoch {
+            expected: ours.epoch,
+        });
+        self.repair
+            .demand(Demand::new(ResyncCause::Fork, Duration::ZERO));
+    }
+}
