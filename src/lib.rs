@@ -1,3 +1,34 @@
-//! placeholder
+//! A configuration store on PostgreSQL, held in memory by every process that uses it.
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod core;
+mod error;
+mod runtime;
+mod service;
+mod settings;
+mod status;
+mod store;
+mod subscription;
+mod sync_config;
+mod write;
+
+pub use self::core::{
+    Cause, Change, ChangeKind, ChangeSet, Checksum, Cursor, DecodeError, Entry, Epoch, Key, KeyError, MAX_DEPTH,
+    MAX_KEY_BYTES, MAX_KEY_CHARS, MAX_VALUE_BYTES, Revision, RevisionId, Snapshot, Value, ValueError,
+};
+pub use self::error::{Error, Result};
+pub use self::service::{Builder, ConfigService, connect};
+pub use self::settings::{SPECS, Settings, Spec};
+pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
+pub use self::store::memory::MemoryDatabase;
+pub use self::subscription::{Callback, Event, Filter, SubscriptionId};
+pub use self::sync_config::{SyncConfig, SyncConfigExt, Target};
+pub use self::write::{Batch, Precondition, Written, WrittenKey};
+
+/// What most programs need: `use sync_config::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig, SyncConfigExt, connect,
+    };
+}

@@ -64,6 +64,8 @@ pub(crate) enum Input {
     Audited { cursor: Cursor, checksum: Checksum },
     /// The answer to [`Action::RotateEpoch`], whether it worked or not.
     Rotated,
+    /// Somebody waits for a revision: look whether there is a newer one.
+    Look,
 }
 
 /// What the database says of its newest revision and of ours.

@@ -104,6 +104,7 @@ impl Replica {
             }
             Input::Audited { cursor, checksum } => self.audited(now, cursor, checksum),
             Input::Rotated => self.repair.rotating = false,
+            Input::Look => self.fetch_soon(),
         }
         self.advance(now);
     }
@@ -187,6 +188,11 @@ impl Replica {
                 Ear::Deaf { why, .. } => Mode::Poll { why: why.clone() },
             },
         }
+    }
+
+    /// Whether it is known if notices arrive.
+    pub(crate) fn settled(&self) -> bool {
+        matches!(&self.link, Link::Up(session) if session.answered && !matches!(session.ear, Ear::Proving { .. }))
     }
 
     /// Starts whatever is due.

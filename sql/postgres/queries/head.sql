@@ -1,0 +1,5 @@
+-- The head, the id of our own revision ($1) if the store still has one of that number, and the last audit.
+SELECT h.epoch::text, h.revision, h.id::text,
+       (CASE WHEN h.revision = $1 THEN h.id ELSE r.id END)::text AS own_id,
+       m.audit_seq, m.audit_revision, m.audit_checksum, pg_catalog.pg_is_in_recovery()
+FROM {head} h CROSS JOIN {meta} m LEFT JOIN {revision} r ON r.revision = $1

@@ -1,0 +1,1 @@
+SELECT {fn_new_epoch}($1::text::uuid)::text

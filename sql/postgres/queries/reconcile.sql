@@ -1,0 +1,1 @@
+SELECT {fn_reconcile}($1, $2, $3)

@@ -1,0 +1,1 @@
+SELECT {fn_report_audit}($1, $2, $3)

@@ -1,0 +1,168 @@
+//! The one error of the library: opaque, with predicates that say what to do.
+//!
+//! Guarantees: a message names what was tried, on which key, setting or query, and the bound; it never holds a value, a
+//! password or a URL.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::core::{DecodeError, Key, KeyError, Revision, ValueError};
+
+/// What this library's fallible functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something did not work. Ask the predicates rather than the text.
+pub struct Error(Box<Kind>);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Kind {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("the value for key \"{key}\" is refused: {error}")]
+    Value { key: Key, error: ValueError },
+    #[error("key \"{0}\" stands more than once in one write; put each key once")]
+    DuplicateKey(Key),
+    #[error("a write without keys; put or delete at least one")]
+    EmptyWrite,
+    #[error("setting {name} = {value:?}: {problem}")]
+    Setting { name: String, value: String, problem: String },
+    #[error("not ready: nothing has been loaded from the database yet")]
+    NotReady,
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("not applied: key \"{key}\" was expected to be {expected} and is {actual}")]
+    Conflict { key: Key, expected: String, actual: String },
+    #[error("{what}: {problem}")]
+    Refused { what: String, problem: String },
+    #[error("{what}: permission denied ({problem})")]
+    Denied { what: String, problem: String },
+    #[error("{what}: the database cannot be reached ({problem}); nothing was written")]
+    Unavailable { what: String, problem: String },
+    #[error("{what}: not applied ({problem}); it can be tried again")]
+    Retryable { what: String, problem: String },
+    #[error("{what}: the database's answer was lost ({problem}); whether it was applied is unknown")]
+    OutcomeUnknown { what: String, problem: String },
+    #[error("{what}: not within {}", humantime::format_duration(*.after))]
+    Timeout { what: String, after: Duration },
+    #[error("revision {wanted} belongs to another epoch than this store's present one; its history was replaced")]
+    OtherEpoch { wanted: Revision },
+    #[error("the configuration service was shut down")]
+    Closed,
+}
+
+impl Error {
+    pub(crate) fn setting(name: impl Into<String>, value: impl Into<String>, problem: impl Into<String>) -> Self {
+        Kind::Setting { name: name.into(), value: value.into(), problem: problem.into() }.into()
+    }
+
+    pub(crate) fn unavailable(what: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Kind::Unavailable { what: what.into(), problem: problem.to_string() }.into()
+    }
+
+    pub(crate) fn refused(what: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Kind::Refused { what: what.into(), problem: problem.to_string() }.into()
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0
+    }
+
+    /// Trying the same again may work: the database was away or busy, and nothing was written.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(*self.0, Kind::Unavailable { .. } | Kind::Retryable { .. } | Kind::Timeout { .. } | Kind::NotReady)
+    }
+
+    /// A precondition of a write did not hold. Nothing was written.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(*self.0, Kind::Conflict { .. })
+    }
+
+    /// Nothing has been loaded yet.
+    #[must_use]
+    pub fn is_not_ready(&self) -> bool {
+        matches!(*self.0, Kind::NotReady)
+    }
+
+    /// A key, a value, a setting or a batch is outside its bounds.
+    #[must_use]
+    pub fn is_invalid_input(&self) -> bool {
+        matches!(
+            *self.0,
+            Kind::Key(_) | Kind::Value { .. } | Kind::DuplicateKey(_) | Kind::EmptyWrite | Kind::Setting { .. }
+        )
+    }
+
+    /// A value is too large.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(*self.0, Kind::Value { error: ValueError::TooLarge { .. } | ValueError::Expands, .. })
+    }
+
+    /// A value is not of the type that was asked for.
+    #[must_use]
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(*self.0, Kind::Decode(_))
+    }
+
+    /// The role lacks a right, or the database is read-only.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(*self.0, Kind::Denied { .. })
+    }
+
+    /// The database cannot be reached. Nothing was written.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(*self.0, Kind::Unavailable { .. })
+    }
+
+    /// A wait ended before what it waited for.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(*self.0, Kind::Timeout { .. })
+    }
+
+    /// The answer to a write was lost: it was applied or it was not. With an idempotency key it can be sent again.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(*self.0, Kind::OutcomeUnknown { .. })
+    }
+
+    /// A cursor is of a history that the store no longer has.
+    #[must_use]
+    pub fn is_other_epoch(&self) -> bool {
+        matches!(*self.0, Kind::OtherEpoch { .. })
+    }
+
+    /// The service was shut down.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.0, Kind::Closed)
+    }
+}
+
+impl<K: Into<Kind>> From<K> for Error {
+    fn from(kind: K) -> Self {
+        Self(Box::new(kind.into()))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.0)
+    }
+}

@@ -1,0 +1,78 @@
+//! What an instance has been through: one counter and one log line for each recovery, with its cause.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::core::replica::{ClaimSource, Reaction, Told};
+use crate::status::{Counters, HeartbeatStatus};
+
+#[derive(Debug, Default)]
+pub(crate) struct Book(Mutex<Pages>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    pub(crate) heartbeat: HeartbeatStatus,
+    pub(crate) counters: Counters,
+}
+
+impl Book {
+    pub(crate) fn open(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts and logs. No key and no value is ever part of it.
+    pub(crate) fn note(&self, told: &Told, at: SystemTime) {
+        let mut pages = self.open();
+        match told {
+            Told::SessionLost { why, retry_in } => {
+                pages.counters.sessions_lost += 1;
+                tracing::info!(%why, retry_in_ms = retry_in.as_millis(), "the listening session is not up; reads go on");
+            }
+            Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
+            Told::ListenUnproven { why } => tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead"),
+            Told::NoticeMissed { revision } => {
+                pages.counters.notices_missed += 1;
+                tracing::debug!(%revision, "a check found a revision that no notice told of");
+            }
+            Told::HeartbeatHeard { instance, revision, checksum } => {
+                pages.heartbeat.last_heard = Some(at);
+                tracing::debug!(peer = format!("{instance:016x}"), %revision, %checksum, "heartbeat heard");
+            }
+            Told::Mismatch { source, revision, ours, theirs, reaction } => {
+                pages.heartbeat.mismatches += 1;
+                let source = source_name(*source);
+                let reaction = match reaction {
+                    Reaction::Resync => "resync",
+                    Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
+                    Reaction::CoolingDown => "none: the last resync found nothing",
+                };
+                tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
+            }
+            Told::AuditAgreed { revision, checksum } => {
+                pages.heartbeat.last_audit = Some(at);
+                tracing::debug!(%revision, %checksum, "the table was audited and is equal");
+            }
+            Told::Resynced { cause, revision, before, after, changed } => {
+                pages.heartbeat.resyncs += 1;
+                pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
+                let before = before.map_or_else(String::new, |before| before.to_string());
+                tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
+            }
+            Told::ResyncPutOff { cause } => {
+                tracing::warn!(cause = cause.as_str(), "a resync was put off: writes were faster than the snapshot");
+            }
+            Told::Forked { ours } => {
+                pages.counters.forks += 1;
+                tracing::error!(revision = %ours.revision, epoch = %ours.epoch, "the database's history is not the one followed");
+            }
+        }
+    }
+}
+
+fn source_name(source: ClaimSource) -> String {
+    match source {
+        ClaimSource::Peer { instance } => format!("peer {instance:016x}"),
+        ClaimSource::Audit => "audit".to_owned(),
+        ClaimSource::OwnAudit => "own audit".to_owned(),
+    }
+}

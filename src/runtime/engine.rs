@@ -1,0 +1,275 @@
+//! The engine: the core behind a lock, with everything that is served from memory.
+//!
+//! Guarantees: inputs are handled one at a time; what they publish has reached the cache, the waiters and the
+//! subscribers' queues before the next input is handled.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::book::Book;
+use super::cache::Cache;
+use super::clock::Clock;
+use super::subscriptions::{StateSource, Subscriptions};
+use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
+use crate::core::{Checksum, Cursor, Replica, Revision, Snapshot};
+use crate::error::{Error, Kind, Result};
+use crate::status::{Mode as ShownMode, Status};
+use crate::subscription::{Callback, Event, Filter, SubscriptionId};
+use crate::sync_config::Target;
+
+pub(crate) struct Engine {
+    pub(crate) clock: Clock,
+    pub(crate) cache: Cache,
+    pub(crate) book: Book,
+    /// The driver looks at the core's deadlines again.
+    pub(crate) rescheduled: Notify,
+    pub(crate) subscriptions: Subscriptions,
+    instance: u64,
+    store: String,
+    core: Mutex<Core>,
+    shown: watch::Sender<Option<Cursor>>,
+    /// Whether it is known if notices arrive.
+    settled: watch::Sender<bool>,
+    actions: mpsc::UnboundedSender<Action>,
+    resyncs: Mutex<Resyncs>,
+}
+
+struct Core {
+    replica: Replica,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+#[derive(Default)]
+struct Resyncs {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<usize>>,
+}
+
+impl Engine {
+    /// Makes an engine, and the queue of actions that a driver runs. The queue is bounded by the core: it has at most
+    /// one query in flight and a handful of notices for each interval.
+    pub(crate) fn new(config: Config, seed: u64, store: String) -> (Arc<Self>, mpsc::UnboundedReceiver<Action>) {
+        let (actions, queue) = mpsc::unbounded_channel();
+        let clock = Clock::start();
+        let instance = config.instance;
+        let replica = Replica::new(config, seed, clock.now());
+        let engine = Self {
+            clock,
+            cache: Cache::new(),
+            book: Book::default(),
+            rescheduled: Notify::new(),
+            subscriptions: Subscriptions::new(),
+            instance,
+            store,
+            core: Mutex::new(Core { replica, snapshot: None }),
+            shown: watch::Sender::new(None),
+            settled: watch::Sender::new(false),
+            actions,
+            resyncs: Mutex::default(),
+        };
+        (Arc::new(engine), queue)
+    }
+
+    /// Hands something that happened to the core and carries out what it publishes.
+    pub(crate) fn feed(&self, input: Input) {
+        let mut core = self.core();
+        core.replica.handle(self.clock.now(), input);
+        while let Some(action) = core.replica.next_action() {
+            match action {
+                Action::Publish(publication) => self.publish(&mut core, publication),
+                Action::Tell(told) => self.book.note(&told, super::clock::wall()),
+                Action::ResyncDone { tickets, changed } => self.resync_done(&tickets, changed),
+                // Without a driver nobody runs actions any more.
+                action => drop(self.actions.send(action)),
+            }
+        }
+        let settled = core.replica.settled();
+        drop(core);
+        self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        self.rescheduled.notify_one();
+    }
+
+    /// Waits until it is known whether notices arrive.
+    pub(crate) async fn settled(&self) {
+        let mut settled = self.settled.subscribe();
+        // The sender lives as long as this engine.
+        drop(settled.wait_for(|known| *known).await);
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.core().replica.next_deadline()
+    }
+
+    /// Takes a committed write of this instance in and waits until reads show it, at most until `deadline`.
+    pub(crate) async fn committed(&self, committed: Committed, deadline: tokio::time::Instant) -> bool {
+        let target = Target { revision: committed.journaled.revision, epoch: Some(committed.epoch) };
+        self.book.open().counters.writes += 1;
+        self.feed(Input::Committed(committed));
+        tokio::time::timeout_at(deadline, self.sought(target)).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    /// Waits until a revision is shown.
+    pub(crate) async fn reached(&self, target: Target) -> Result<Revision> {
+        let mut shown = self.shown.subscribe();
+        loop {
+            let cursor = *shown.borrow_and_update();
+            if let Some(cursor) = cursor {
+                if target.epoch.is_some_and(|epoch| epoch != cursor.epoch) {
+                    return Err(Kind::OtherEpoch { wanted: target.revision }.into());
+                }
+                if cursor.revision >= target.revision {
+                    return Ok(cursor.revision);
+                }
+            }
+            if shown.changed().await.is_err() {
+                return Err(Kind::Closed.into());
+            }
+        }
+    }
+
+    /// Waits until a revision is shown, asking for it at once and then again and again, ever less often: notices may not
+    /// arrive, and the next poll may be far.
+    pub(crate) async fn sought(&self, target: Target) -> Result<Revision> {
+        let mut pause = Duration::ZERO;
+        loop {
+            match tokio::time::timeout(pause, self.reached(target)).await {
+                Ok(reached) => return reached,
+                Err(_) => pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2)),
+            }
+            self.feed(Input::Look);
+        }
+    }
+
+    /// Asks for a full resync and waits for its end.
+    pub(crate) async fn resync(&self) -> Result<usize> {
+        let (done, wait) = oneshot::channel();
+        let ticket = {
+            let mut resyncs = lock(&self.resyncs);
+            resyncs.next += 1;
+            let ticket = resyncs.next;
+            resyncs.waiting.retain(|_, waiting| !waiting.is_closed());
+            resyncs.waiting.insert(ticket, done);
+            ticket
+        };
+        self.feed(Input::ResyncAsked { ticket });
+        wait.await.map_err(|_| Error::from(Kind::Closed))
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.core().snapshot().ok_or_else(|| Kind::NotReady.into())
+    }
+
+    pub(crate) fn checksum(&self) -> Result<Checksum> {
+        self.core().replica.checksum().ok_or_else(|| Kind::NotReady.into())
+    }
+
+    /// Subscribes. The state a subscription begins with and the first change it hears are neighbours.
+    pub(crate) fn subscribe(self: &Arc<Self>, filter: Filter, callback: Callback) -> SubscriptionId {
+        let engine = Arc::downgrade(self);
+        let state: StateSource = Arc::new(move |take| {
+            if let Some(engine) = engine.upgrade() {
+                let mut core = engine.core();
+                if let Some(snapshot) = core.snapshot() {
+                    take(snapshot);
+                }
+            }
+        });
+        let mut core = self.core();
+        let first = if filter.state { core.snapshot() } else { None };
+        self.subscriptions.add(filter, callback, state, first.as_ref())
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let mut core = self.core();
+        let (cursor, checksum) = (core.replica.cursor(), core.replica.checksum());
+        let (entries, proven, mode) = (core.replica.len(), core.replica.proven_at(), core.replica.mode());
+        drop(core);
+        let (mode, reason) = match mode {
+            Mode::Push => (ShownMode::Push, None),
+            Mode::Poll { why } => (ShownMode::Poll, Some(why)),
+            Mode::Offline { why } => (ShownMode::Offline, Some(why)),
+        };
+        let pages = self.book.open();
+        let (heartbeat, mut counters) = (pages.heartbeat.clone(), pages.counters.clone());
+        drop(pages);
+        counters.callback_panics = self.subscriptions.tally.panics.load(Ordering::Relaxed);
+        counters.subscribers_lagged = self.subscriptions.tally.lagged.load(Ordering::Relaxed);
+        Status {
+            instance: format!("{:016x}", self.instance),
+            store: self.store.clone(),
+            ready: cursor.is_some(),
+            epoch: cursor.map(|cursor| cursor.epoch),
+            revision: cursor.map_or(Revision::ZERO, |cursor| cursor.revision),
+            checksum,
+            entries,
+            mode,
+            reason,
+            proven_at: proven.map(|at| self.clock.wall_at(at)),
+            heartbeat,
+            counters,
+            subscriptions: self.subscriptions.len(),
+        }
+    }
+
+    /// Ends what waits: subscribers, and resyncs that will not come.
+    pub(crate) fn close(&self) {
+        self.subscriptions.close();
+        lock(&self.resyncs).waiting.clear();
+    }
+
+    fn publish(&self, core: &mut Core, publication: Publication) {
+        let (cursor, event) = match publication {
+            Publication::Loaded(snapshot) => {
+                self.cache.replace(&snapshot);
+                tracing::info!(revision = %snapshot.revision(), entries = snapshot.len(), "loaded");
+                core.snapshot = Some(snapshot.clone());
+                (snapshot.cursor(), Event::State(snapshot))
+            }
+            Publication::Changed { set, silent } => {
+                self.cache.apply(&set, &silent);
+                core.snapshot = None;
+                self.book.open().counters.revisions += 1;
+                (set.cursor(), Event::Changed(set))
+            }
+            Publication::Resynced { set, now, .. } => {
+                self.cache.replace(&now);
+                core.snapshot = Some(now);
+                (set.cursor(), Event::Resynced(set))
+            }
+        };
+        self.shown.send_replace(Some(cursor));
+        self.subscriptions.publish(&event);
+    }
+
+    fn resync_done(&self, tickets: &[u64], changed: usize) {
+        let mut resyncs = lock(&self.resyncs);
+        for ticket in tickets {
+            if let Some(waiting) = resyncs.waiting.remove(ticket) {
+                // Whoever asked may have stopped waiting.
+                drop(waiting.send(changed));
+            }
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+}
+
+impl Core {
+    /// The state now, built once for each revision.
+    fn snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        if self.snapshot.is_none() {
+            self.snapshot = self.replica.entries().map(Arc::new);
+        }
+        self.snapshot.clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

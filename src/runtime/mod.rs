@@ -1,0 +1,15 @@
+//! The driver that feeds the core and runs its actions, with the cache and the subscribers it serves.
+//!
+//! Guarantees: whatever the core publishes reaches the cache first, then waiting writers, then subscribers, in revision
+//! order; every task belongs to the driver and is gone after its end.
+
+mod book;
+mod cache;
+pub(crate) mod clock;
+mod delivery;
+mod driver;
+mod engine;
+mod subscriptions;
+
+pub(crate) use driver::{Driver, Intervals};
+pub(crate) use engine::Engine;

@@ -1,0 +1,273 @@
+//! The service that an application holds: builder, start, and the trait's implementation.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use crate::core::replica::{Committed, Config};
+use crate::core::{Checksum, Cursor, Entry, Revision, Snapshot};
+use crate::error::{Error, Kind, Result};
+use crate::runtime::{Driver, Engine, Intervals, clock};
+use crate::settings::Settings;
+use crate::status::Status;
+use crate::store::memory::MemoryDatabase;
+use crate::store::postgres::PostgresStore;
+use crate::store::{Recorded, Store, WriteRequest};
+use crate::subscription::{Callback, Filter, SubscriptionId};
+use crate::sync_config::{SyncConfig, Target};
+use crate::write::{Batch, Written};
+
+/// Connects to the database of a URL with default settings. Returns loaded and listening.
+///
+/// # Errors
+///
+/// As [`Builder::start`].
+pub async fn connect(database_url: &str) -> Result<Arc<ConfigService>> {
+    Builder::new(Settings::new(database_url)).start().await
+}
+
+/// Prepares a [`ConfigService`].
+#[derive(Debug)]
+pub struct Builder {
+    settings: Settings,
+    source: Source,
+    wait: bool,
+}
+
+enum Source {
+    Url,
+    Pool(deadpool_postgres::Pool),
+    Memory(MemoryDatabase),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Url => "Url",
+            Self::Pool(_) => "Pool",
+            Self::Memory(_) => "Memory",
+        })
+    }
+}
+
+impl Builder {
+    /// A service on the database that the settings name.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, source: Source::Url, wait: true }
+    }
+
+    /// A service in memory, sharing `database` with every other service started on it.
+    #[must_use]
+    pub fn memory(database: &MemoryDatabase) -> Self {
+        Self { settings: Settings::default(), source: Source::Memory(database.clone()), wait: true }
+    }
+
+    /// Writes through a pool of the application's, which is not closed at shutdown. The listening session takes its
+    /// address from the settings' `listen_database_url`, else `database_url`, else from the pool's own manager.
+    #[must_use]
+    pub fn pool(mut self, pool: deadpool_postgres::Pool) -> Self {
+        self.source = Source::Pool(pool);
+        self
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Lets `start` return before anything is loaded, so that a program starts while the database is away. Reads say
+    /// *not ready* until then.
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.wait = false;
+        self
+    }
+
+    /// Starts the service; returns loaded, and listening unless notifications are off or do not arrive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`] for settings out of bounds, [`Error::is_unavailable`] when the database cannot be
+    /// reached, and others when the schema cannot be created or is not this program's.
+    pub async fn start(self) -> Result<Arc<ConfigService>> {
+        self.settings.check()?;
+        let instance = clock::random();
+        let store: Arc<dyn Store> = match self.source {
+            Source::Memory(database) => database.store(instance),
+            Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
+            Source::Pool(pool) => Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?),
+        };
+        if self.wait {
+            store.prepare().await?;
+        }
+        let service = ConfigService::start(&self.settings, store, instance);
+        if self.wait
+            && let Err(error) = service.first_load(self.settings.request_timeout).await
+        {
+            service.shutdown().await?;
+            return Err(error);
+        }
+        Ok(service)
+    }
+}
+
+/// An instance of the configuration store: share it as `Arc<dyn SyncConfig>`.
+pub struct ConfigService {
+    engine: Arc<Engine>,
+    store: Arc<dyn Store>,
+    request_timeout: Duration,
+    stop: watch::Sender<bool>,
+    driver: Mutex<Option<JoinHandle<()>>>,
+    closed: AtomicBool,
+}
+
+impl ConfigService {
+    fn start(settings: &Settings, store: Arc<dyn Store>, instance: u64) -> Arc<Self> {
+        let config = Config {
+            instance,
+            check_interval: settings.check_interval,
+            heartbeat_interval: settings.heartbeat_interval,
+            reconnect_interval: settings.reconnect_interval,
+            poll_interval: settings.poll_interval,
+            poll_jitter: settings.poll_jitter,
+            notifications: settings.enable_notification,
+            sync_on_mismatch: settings.sync_on_mismatch,
+        };
+        let intervals = Intervals {
+            heartbeat: settings.heartbeat_interval,
+            cleanup: settings.cleanup_interval,
+            retention: settings.event_retention,
+            request_timeout: settings.request_timeout,
+        };
+        let (engine, actions) = Engine::new(config, clock::random(), store.describe());
+        let (stop, stopped) = watch::channel(false);
+        let driver = Driver::new(engine.clone(), store.clone(), actions, intervals);
+        let driver = Mutex::new(Some(tokio::spawn(driver.run(stopped))));
+        let request_timeout = settings.request_timeout;
+        Arc::new(Self { engine, store, request_timeout, stop, driver, closed: AtomicBool::new(false) })
+    }
+
+    /// Waits for the first load, and until it is known whether notices arrive.
+    async fn first_load(&self, timeout: Duration) -> Result<()> {
+        let loaded = async {
+            self.engine.reached(Revision::ZERO.into()).await?;
+            self.engine.settled().await;
+            Ok(())
+        };
+        tokio::select! {
+            loaded = loaded => loaded,
+            () = tokio::time::sleep(timeout) => {
+                let status = self.status();
+                let problem = status.reason.unwrap_or_else(|| "the first load is still under way".to_owned());
+                Err(Error::unavailable("the first load", problem))
+            }
+        }
+    }
+
+    /// Reads revisions after a cursor from the journal, with old and new texts; `None` when it does not reach back.
+    pub(crate) async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
+        self.store.history(after, limit).await
+    }
+
+    fn open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Kind::Closed.into()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl SyncConfig for ConfigService {
+    fn get(&self, key: &str) -> Result<Option<Arc<Entry>>> {
+        if self.engine.cache.ready() { Ok(self.engine.cache.get(key)) } else { Err(Kind::NotReady.into()) }
+    }
+
+    fn with_entry(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
+        if !self.engine.cache.ready() {
+            return Err(Kind::NotReady.into());
+        }
+        self.engine.cache.with(key, read);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.engine.snapshot()
+    }
+
+    async fn write(&self, batch: Batch) -> Result<Written> {
+        self.open()?;
+        let deadline = self.engine.clock.at(self.engine.clock.now() + self.request_timeout);
+        let (actor, idempotency_key) = (batch.actor.clone(), batch.idempotency_key.clone());
+        let request = WriteRequest { items: batch.into_items()?, actor, idempotency_key };
+        let answer = self.store.write(&request).await?;
+        let (epoch, revision, id) = (answer.epoch, answer.journaled.revision, answer.journaled.id);
+        let visible = if answer.changed {
+            self.engine.committed(Committed { epoch, journaled: answer.journaled }, deadline).await
+        } else {
+            true
+        };
+        let cursor = Cursor { epoch, revision, id };
+        Ok(Written { cursor, changed: answer.changed, visible, replayed: answer.replayed, keys: answer.keys })
+    }
+
+    fn subscribe(&self, filter: Filter, callback: Callback) -> Result<SubscriptionId> {
+        self.open()?;
+        Ok(self.engine.subscribe(filter, callback))
+    }
+
+    fn unsubscribe(&self, id: SubscriptionId) -> bool {
+        self.engine.subscriptions.remove(id)
+    }
+
+    fn checksum(&self) -> Result<Checksum> {
+        self.engine.checksum()
+    }
+
+    async fn sync(&self) -> Result<usize> {
+        self.open()?;
+        match tokio::time::timeout(self.request_timeout, self.engine.resync()).await {
+            Ok(changed) => changed,
+            Err(_) => Err(Kind::Timeout { what: "the resync".to_owned(), after: self.request_timeout }.into()),
+        }
+    }
+
+    async fn wait_for(&self, target: Target, timeout: Duration) -> Result<Revision> {
+        match tokio::time::timeout(timeout, self.engine.sought(target)).await {
+            Ok(reached) => reached,
+            Err(_) => Err(Kind::Timeout { what: format!("waiting for revision {}", target.revision), after: timeout }.into()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
+        self.stop.send_replace(true);
+        let mut driver = self.driver.lock().await;
+        if let Some(task) = driver.take() {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, "the driver panicked");
+            }
+            self.engine.close();
+            self.store.close().await;
+            tracing::info!("shut down");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ConfigService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigService").field("store", &self.store.describe()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,104 @@
+//! What an instance knows of itself.
+
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+
+use crate::core::{Checksum, Epoch, Revision};
+
+/// A moment's view of an instance: what it shows, how fresh that is, and what it has been through.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Status {
+    /// A random number, 16 hexadecimal digits, that names this instance in heartbeats.
+    pub instance: String,
+    /// The store, without password.
+    pub store: String,
+    /// Whether the first load is done. Reads say *not ready* before.
+    pub ready: bool,
+    /// The history followed.
+    pub epoch: Option<Epoch>,
+    /// The revision shown.
+    pub revision: Revision,
+    /// CRC32 of the sorted entries at that revision.
+    pub checksum: Option<Checksum>,
+    /// How many entries there are.
+    pub entries: usize,
+    /// How news arrives.
+    pub mode: Mode,
+    /// Why it is not *push*.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When this state was last proven equal to the table's head: the time the question was asked.
+    #[serde(serialize_with = "rfc3339")]
+    pub proven_at: Option<SystemTime>,
+    /// Heartbeats and audits.
+    pub heartbeat: HeartbeatStatus,
+    /// What was counted since the start.
+    pub counters: Counters,
+    /// How many subscriptions there are.
+    pub subscriptions: usize,
+}
+
+/// How news arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Notices are proven to arrive, and the last check of the head was good.
+    Push,
+    /// The database answers; notices are switched off or not proven. Polling keeps the instance current.
+    Poll,
+    /// The last check failed. Reads go on with what is in memory.
+    Offline,
+}
+
+/// What is known of heartbeats and audits.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct HeartbeatStatus {
+    /// When this instance last broadcast one.
+    #[serde(serialize_with = "rfc3339")]
+    pub last_sent: Option<SystemTime>,
+    /// When another instance's last arrived.
+    #[serde(serialize_with = "rfc3339")]
+    pub last_heard: Option<SystemTime>,
+    /// When this instance last folded the table itself and found it equal.
+    #[serde(serialize_with = "rfc3339")]
+    pub last_audit: Option<SystemTime>,
+    /// Equal revisions with unequal checksums, found by this instance.
+    pub mismatches: u64,
+    /// Full resyncs done.
+    pub resyncs: u64,
+    /// Why the last one was done.
+    pub last_cause: Option<String>,
+}
+
+/// What was counted since the start of an instance.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Counters {
+    /// Revisions applied.
+    pub revisions: u64,
+    /// Writes of this instance that were applied.
+    pub writes: u64,
+    /// Sessions with the database that were lost.
+    pub sessions_lost: u64,
+    /// Revisions found by a check although no notice had told of them.
+    pub notices_missed: u64,
+    /// Proven rewrites of the past.
+    pub forks: u64,
+    /// Callbacks that panicked.
+    pub callback_panics: u64,
+    /// Times a subscriber was too slow for its queue.
+    pub subscribers_lagged: u64,
+}
+
+fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,204 @@
+//! The session that listens and reads: one connection of its own, whose socket is always drained.
+//!
+//! Guarantees: notices reach the mailbox however long a query takes; the end of the connection is told; a stream that
+//! stalls is given up after [`STALL`].
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{TryStreamExt, pin_mut};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, IsolationLevel, NoTls};
+
+use super::identifier::quote;
+use super::queries::Queries;
+use super::{address, fault, rows};
+use crate::core::Revision;
+use crate::core::replica::{Head, Loaded, Page};
+use crate::error::{Error, Result};
+use crate::store::{Heard, Listener, Mailbox};
+
+/// A stream without a row for this long is dead: scans of the table need no sorting, so their first row comes at once.
+const STALL: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to say good-bye.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+pub(super) struct PgListener {
+    client: Mutex<Option<Client>>,
+    head: String,
+    page: String,
+    entries: String,
+    /// `None` on a session that was taken from a pool.
+    channel: Option<String>,
+    mailbox: Arc<Mailbox>,
+    socket: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl PgListener {
+    /// Opens a connection of its own and keeps its socket drained.
+    pub(super) async fn connect(address: &Config, queries: &Queries, channel: &str) -> Result<Self> {
+        let what = "opening the listening session";
+        let (client, mut connection) =
+            address.connect(NoTls).await.map_err(|error| fault::read(what, &error))?;
+        let mailbox = Arc::new(Mailbox::default());
+        let drain = mailbox.clone();
+        let socket = tokio::spawn(async move {
+            loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(notice))) => drain.put(notice.payload()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return drain.lose(address::cause(&error)),
+                    None => return drain.lose("the connection was closed"),
+                }
+            }
+        });
+        let listener = Self::new(client, queries, Some(channel), mailbox, Some(socket));
+        let set_up = listener.client.lock().await;
+        if let Some(client) = &*set_up {
+            client.query_typed(&queries.session, &[]).await.map_err(|error| fault::read(what, &error))?;
+        }
+        drop(set_up);
+        Ok(listener)
+    }
+
+    /// A session of a pool, which drops notices: it only reads.
+    pub(super) fn deaf(client: Client, queries: &Queries) -> Self {
+        Self::new(client, queries, None, Arc::default(), None)
+    }
+
+    fn new(
+        client: Client,
+        queries: &Queries,
+        channel: Option<&str>,
+        mailbox: Arc<Mailbox>,
+        socket: Option<JoinHandle<()>>,
+    ) -> Self {
+        Self {
+            client: Mutex::new(Some(client)),
+            head: queries.head.clone(),
+            page: queries.page.clone(),
+            entries: queries.entries.clone(),
+            channel: channel.map(str::to_owned),
+            mailbox,
+            socket: Mutex::new(socket),
+        }
+    }
+}
+
+#[async_trait]
+impl Listener for PgListener {
+    async fn listen(&self) -> Result<()> {
+        let Some(channel) = &self.channel else {
+            return Err(Error::unavailable("LISTEN", "a pool was handed in without an address; set listen_database_url"));
+        };
+        let sql = format!("LISTEN {}", quote(channel));
+        let client = self.client.lock().await;
+        let client = client.as_ref().ok_or_else(gone)?;
+        if client.batch_execute(&sql).await.is_err() {
+            // Releases before 18.2, 17.8, 16.12 … can refuse LISTEN after a vacuum until the queue's tail moves, which
+            // this function makes it do.
+            let nudge = "SELECT pg_catalog.pg_notification_queue_usage()";
+            client.batch_execute(nudge).await.map_err(|error| fault::read("LISTEN", &error))?;
+            client.batch_execute(&sql).await.map_err(|error| fault::read("LISTEN", &error))?;
+        }
+        Ok(())
+    }
+
+    async fn head(&self, own: Revision) -> Result<Head> {
+        let what = "the head check";
+        let client = self.client.lock().await;
+        let client = client.as_ref().ok_or_else(gone)?;
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&rows::number(own), Type::INT8)];
+        let found = client.query_typed(&self.head, &params).await.map_err(|error| fault::read(what, &error))?;
+        let row = found.first().ok_or_else(|| rows::strange(what))?;
+        refuse_standby(what, row)?;
+        rows::head(row).ok_or_else(|| rows::strange(what))
+    }
+
+    async fn page(&self, after: Revision) -> Result<Page> {
+        let what = "reading the journal";
+        let client = self.client.lock().await;
+        let client = client.as_ref().ok_or_else(gone)?;
+        let params = [(rows::number(after), Type::INT8)];
+        let stream = moving(what, client.query_typed_raw(&self.page, params)).await?;
+        pin_mut!(stream);
+        let mut found = Vec::new();
+        while let Some(row) = moving(what, stream.try_next()).await? {
+            found.push(row);
+        }
+        rows::page(after, &found).ok_or_else(|| rows::strange(what))
+    }
+
+    async fn snapshot(&self) -> Result<Loaded> {
+        let what = "reading the table";
+        let mut client = self.client.lock().await;
+        let client = client.as_mut().ok_or_else(gone)?;
+        // Head and entries must be of one moment; dropping the transaction early rolls it back.
+        let view = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+        let view = moving(what, view.start()).await?;
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
+        let head = moving(what, view.query_typed(&self.head, &params)).await?;
+        let row = head.first().ok_or_else(|| rows::strange(what))?;
+        refuse_standby(what, row)?;
+        let cursor = rows::cursor(row).ok_or_else(|| rows::strange(what))?;
+        let mut entries = Vec::new();
+        {
+            let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+            let stream = moving(what, view.query_typed_raw(&self.entries, none)).await?;
+            pin_mut!(stream);
+            while let Some(row) = moving(what, stream.try_next()).await? {
+                entries.push(rows::entry(&row).ok_or_else(|| rows::strange(what))?);
+            }
+        }
+        moving(what, view.commit()).await?;
+        Ok(Loaded { cursor, audit: rows::audit(row), entries })
+    }
+
+    async fn heard(&self) -> Vec<Heard> {
+        self.mailbox.take().await
+    }
+
+    async fn close(&self) {
+        // Without its client the connection says good-bye by itself; a frozen one is cut.
+        drop(self.client.lock().await.take());
+        let Some(mut socket) = self.socket.lock().await.take() else { return };
+        if tokio::time::timeout(FAREWELL, &mut socket).await.is_err() {
+            socket.abort();
+            // The end of an aborted task is all there is to learn.
+            drop(socket.await);
+        }
+    }
+}
+
+impl Drop for PgListener {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.get_mut().take() {
+            socket.abort();
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::unavailable("the listening session", "it was closed")
+}
+
+/// A standby lags behind and hears nothing: its head proves nothing.
+fn refuse_standby(what: &str, row: &tokio_postgres::Row) -> Result<()> {
+    if rows::standby(row) {
+        return Err(Error::unavailable(what, "the server is a standby; connect to the primary"));
+    }
+    Ok(())
+}
+
+/// Gives a stream up that has stalled.
+async fn moving<T>(what: &str, next: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
+    match tokio::time::timeout(STALL, next).await {
+        Ok(result) => result.map_err(|error| fault::read(what, &error)),
+        Err(_) => Err(Error::unavailable(what, format!("nothing came for {}", humantime::format_duration(STALL)))),
+    }
+}

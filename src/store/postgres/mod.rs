@@ -1,0 +1,312 @@
+//! The PostgreSQL store: a pool that writes, a session of its own that reads and hears.
+//!
+//! Guarantees those of [`super::Store`], for PostgreSQL 13 and later, without superuser or extension. Statements are
+//! unnamed and typed, so that they work through transaction poolers. It does not time writes out by itself on the server:
+//! the wait for the head row is bounded inside the database.
+
+mod address;
+mod fault;
+pub mod identifier;
+mod listener;
+pub mod migrate;
+mod queries;
+mod rows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use futures_util::{TryStreamExt, pin_mut};
+use tokio::sync::OnceCell;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Config, IsolationLevel, NoTls, Row};
+
+use self::identifier::{Names, QualifiedName};
+use self::listener::PgListener;
+use self::queries::Queries;
+use super::{Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
+use crate::core::{Checksum, Cursor, Epoch, Fold, Key, Revision};
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+use crate::write::{Item, Precondition};
+
+/// A table in a database, with its helpers.
+pub(crate) struct PostgresStore {
+    pool: Pool,
+    /// Whether the pool is this store's own, to be closed with it.
+    own_pool: bool,
+    /// Where to LISTEN; without it the session is taken from the pool and polls.
+    address: Option<Config>,
+    description: String,
+    settings: Settings,
+    instance: u64,
+    prepared: OnceCell<Prepared>,
+}
+
+/// What is known once the schema is there.
+pub(super) struct Prepared {
+    queries: Queries,
+    channel: String,
+}
+
+impl PostgresStore {
+    pub(crate) fn new(settings: &Settings, pool: Option<Pool>, instance: u64) -> Result<Self> {
+        let url = settings.database_url.as_deref().map(|url| address::parse("database_url", url, settings)).transpose()?;
+        let listen = settings.listen_database_url.as_deref();
+        let listen = listen.map(|url| address::parse("listen_database_url", url, settings)).transpose()?;
+        let place = url.as_ref().or(listen.as_ref()).map_or_else(|| "a pool".to_owned(), address::describe);
+        let description = format!("PostgreSQL {place} table {}", settings.table_name);
+        let own_pool = pool.is_none();
+        let pool = match (pool, &url) {
+            (Some(pool), _) => pool,
+            (None, Some(url)) => own(url.clone(), settings)?,
+            (None, None) => {
+                let problem = "needed: set DATABASE_URL, or hand a pool in";
+                return Err(Error::setting("database_url", "", problem));
+            }
+        };
+        let (settings, prepared) = (settings.clone(), OnceCell::new());
+        Ok(Self { pool, own_pool, address: listen.or(url), description, settings, instance, prepared })
+    }
+
+    async fn client(&self, what: &str) -> Result<Object> {
+        self.pool.get().await.map_err(|error| fault::pool(what, &error))
+    }
+
+    async fn prepared(&self) -> Result<&Prepared> {
+        self.prepared.get_or_try_init(|| self.prepare_schema()).await
+    }
+
+    /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
+    /// database notifies.
+    async fn prepare_schema(&self) -> Result<Prepared> {
+        let client = self.client("connecting").await?;
+        let names = self.names(&client).await?;
+        let settings = &self.settings;
+        let found = migrate::installed(&client, &names).await.map_err(fault::migrate)?;
+        if settings.migrate && found.wants_migration() {
+            let migrated = migrate::migrate(&client, &names, &settings.channel).await.map_err(fault::migrate)?;
+            report(&names, &migrated);
+        }
+        match migrate::installed(&client, &names).await.map_err(fault::migrate)? {
+            migrate::Installed::Nothing => Err(Error::refused(
+                format!("table {}", names.table()),
+                "has no sync-config schema; run `sync-config migrate`, or give its SQL (`migrate --print`) to the owner",
+            )),
+            migrate::Installed::Found { channel, .. } if channel != settings.channel => Err(Error::setting(
+                "channel",
+                &settings.channel,
+                format!("table {} notifies on channel {channel:?}; use that, or run `sync-config migrate` with the new one", names.table()),
+            )),
+            migrate::Installed::Found { channel, .. } => Ok(Prepared { queries: Queries::new(&names), channel }),
+        }
+    }
+
+    async fn names(&self, client: &Object) -> Result<Names> {
+        let schema = match &self.settings.schema {
+            Some(schema) => schema.clone(),
+            None => {
+                let row = client.query_typed("SELECT pg_catalog.current_schema()", &[]).await;
+                let row = row.map_err(|error| fault::read("finding the schema", &error))?;
+                let schema: Option<String> = row.first().and_then(|row| row.get(0));
+                schema.ok_or_else(|| Error::setting("schema", "", "the connection has no schema to create in; name one"))?
+            }
+        };
+        let table = QualifiedName::parse(&schema, &self.settings.table_name);
+        Ok(Names::new(table.map_err(|error| Error::setting("table_name", &self.settings.table_name, error.to_string()))?))
+    }
+
+    /// Runs one statement on a pooled connection.
+    async fn call(&self, what: &str, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Option<Row>> {
+        let client = self.client(what).await?;
+        let rows = client.query_typed(sql, params).await.map_err(|error| fault::read(what, &error))?;
+        Ok(rows.into_iter().next())
+    }
+
+    fn instance_text(&self) -> String {
+        format!("{:016x}", self.instance)
+    }
+}
+
+fn own(config: Config, settings: &Settings) -> Result<Pool> {
+    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    Pool::builder(manager)
+        .max_size(settings.max_connections)
+        .wait_timeout(Some(settings.request_timeout))
+        .create_timeout(Some(settings.request_timeout))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| Error::refused("the pool", error))
+}
+
+fn report(names: &Names, migrated: &migrate::Migrated) {
+    tracing::info!(table = %names.table(), applied = ?migrated.applied, adopted = migrated.adopted, "schema migrated");
+    if let Some(trigger) = &migrated.replaced_trigger {
+        tracing::warn!(table = %names.table(), trigger, "a trigger that notified values was replaced");
+    }
+    if migrated.out_of_bounds_total > 0 {
+        let keys = &migrated.out_of_bounds;
+        tracing::warn!(rows = migrated.out_of_bounds_total, ?keys, "rows beyond the bounds were left as they are");
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        let prepare = async { self.prepared().await.map(|_| ()) };
+        // A schema change may have to wait for others to end; 30 s is the bound of its lock.
+        match tokio::time::timeout(Duration::from_secs(40), prepare).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::unavailable("preparing the schema", "no answer within 40s")),
+        }
+    }
+
+    async fn open(&self) -> Result<Arc<dyn Listener>> {
+        let prepared = self.prepared().await?;
+        let names = (&prepared.queries, prepared.channel.as_str());
+        let listener = match &self.address {
+            Some(address) => PgListener::connect(address, names.0, names.1).await?,
+            None => PgListener::deaf(Object::take(self.client("connecting").await?), names.0),
+        };
+        Ok(Arc::new(listener))
+    }
+
+    async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
+        let what = rows::what(&request.items);
+        let deadline = tokio::time::sleep(self.settings.request_timeout);
+        pin_mut!(deadline);
+        let prepared = self.prepared().await?;
+        let client = tokio::select! {
+            client = self.client(&what) => client?,
+            () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
+        };
+        let items = &request.items;
+        let keys: Vec<&str> = items.iter().map(|item| item.key.as_str()).collect();
+        let values: Vec<Option<&str>> = items.iter().map(|item| item.value.as_ref().map(|value| value.as_json())).collect();
+        let conditional = items.iter().any(|item| item.precondition.is_some());
+        let expected: Option<Vec<Option<i64>>> = conditional.then(|| items.iter().map(expected).collect());
+        let origin = self.instance_text();
+        let params: [(&(dyn ToSql + Sync), Type); 6] = [
+            (&keys, Type::TEXT_ARRAY),
+            (&values, Type::TEXT_ARRAY),
+            (&expected, Type::INT8_ARRAY),
+            (&request.actor, Type::TEXT),
+            (&request.idempotency_key, Type::TEXT),
+            (&origin, Type::TEXT),
+        ];
+        let answer = tokio::select! {
+            answer = client.query_typed(&prepared.queries.write, &params) => answer,
+            () = &mut deadline => {
+                // Nobody else must wait behind this statement on this connection.
+                drop(Object::take(client));
+                return Err(fault::unknown(&what, "no answer in time"));
+            }
+        };
+        let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
+        rows::write_answer(items, &answer, self.instance)
+            .ok_or_else(|| fault::unknown(&what, "the answer could not be understood"))
+    }
+
+    async fn notify(&self, text: &str) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let sql = "SELECT pg_catalog.pg_notify($1, $2) WHERE pg_catalog.pg_notification_queue_usage() < 0.5";
+        self.call("notifying", sql, &[(&prepared.channel, Type::TEXT), (&text, Type::TEXT)]).await?;
+        Ok(())
+    }
+
+    async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
+        let (prepared, instance) = (self.prepared().await?, self.instance_text());
+        let params: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&task.as_str(), Type::TEXT), (&every.as_secs_f64(), Type::FLOAT8), (&instance, Type::TEXT)];
+        let row = self.call("taking the fleet's turn", &prepared.queries.claim, &params).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
+    }
+
+    async fn fold(&self) -> Result<(Cursor, Checksum)> {
+        let what = "auditing the table";
+        let queries = &self.prepared().await?.queries;
+        let mut client = self.client(what).await?;
+        let failed = |error: tokio_postgres::Error| fault::read(what, &error);
+        let view = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+        let view = view.start().await.map_err(failed)?;
+        let head = view.query_typed(&queries.head, &[(&0i64, Type::INT8)]).await.map_err(failed)?;
+        let cursor = head.first().and_then(rows::cursor).ok_or_else(|| rows::strange(what))?;
+        let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+        let entries = view.query_typed_raw(&queries.fold, none).await.map_err(failed)?;
+        pin_mut!(entries);
+        let mut fold = Fold::default();
+        while let Some(row) = entries.try_next().await.map_err(failed)? {
+            fold.add(row.get(0), row.get(1));
+        }
+        view.commit().await.map_err(failed)?;
+        Ok((cursor, fold.finish()))
+    }
+
+    async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
+        let (prepared, instance) = (self.prepared().await?, self.instance_text());
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&rows::number(revision), Type::INT8),
+            (&i64::from(checksum.get()), Type::INT8),
+            (&instance, Type::TEXT),
+        ];
+        self.call("reporting an audit", &prepared.queries.report_audit, &params).await?;
+        Ok(())
+    }
+
+    async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
+        let (prepared, instance) = (self.prepared().await?, self.instance_text());
+        let names: Vec<&str> = keys.iter().map(|(key, _)| key.as_str()).collect();
+        let olds: Vec<Option<&str>> = keys.iter().map(|(_, old)| old.as_deref()).collect();
+        let params: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&names, Type::TEXT_ARRAY), (&olds, Type::TEXT_ARRAY), (&instance, Type::TEXT)];
+        let row = self.call("numbering altered rows", &prepared.queries.reconcile, &params).await?;
+        Ok(row.and_then(|row| row.get::<_, Option<i64>>(0)).and_then(rows::revision))
+    }
+
+    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&expected.to_string(), Type::TEXT)];
+        self.call("beginning a new epoch", &prepared.queries.new_epoch, &params).await?;
+        Ok(())
+    }
+
+    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
+        let prepared = self.prepared().await?;
+        let batch = i32::try_from(batch).unwrap_or(i32::MAX);
+        let params: [(&(dyn ToSql + Sync), Type); 2] = [(&keep.as_secs_f64(), Type::FLOAT8), (&batch, Type::INT4)];
+        let row = self.call("trimming the journal", &prepared.queries.trim, &params).await?;
+        Ok(row.map_or(0, |row| u64::try_from(row.get::<_, i32>(0)).unwrap_or(0)))
+    }
+
+    async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
+        let what = "reading the journal";
+        let prepared = self.prepared().await?;
+        let client = self.client(what).await?;
+        let params: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&rows::number(after.revision), Type::INT8), (&i64::from(limit), Type::INT8)];
+        let found = client.query_typed(&prepared.queries.history, &params).await;
+        Ok(rows::history(after, &found.map_err(|error| fault::read(what, &error))?))
+    }
+
+    async fn close(&self) {
+        if self.own_pool {
+            self.pool.close();
+        }
+    }
+}
+
+fn expected(item: &Item) -> Option<i64> {
+    item.precondition.map(|precondition| match precondition {
+        Precondition::Absent => 0,
+        Precondition::Present => -1,
+        // Revision 0 changed nothing, so no key can be at it: no key ever has a revision this large.
+        Precondition::Revision(revision) if revision == Revision::ZERO => i64::MAX,
+        Precondition::Revision(revision) => rows::number(revision),
+    })
+}
+

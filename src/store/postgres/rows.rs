@@ -1,0 +1,167 @@
+//! Rows of the statements as core types.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use crate::core::replica::{AuditReport, Head, Page};
+use crate::core::{
+    Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
+};
+use crate::error::Error;
+use crate::store::{Recorded, RecordedChange, WriteAnswer};
+use crate::write::{Item, WrittenKey};
+
+pub(super) fn strange(what: &str) -> Error {
+    Error::refused(what, "the database's answer could not be understood; is the schema this program's?")
+}
+
+/// Names a write by its keys.
+pub(super) fn what(items: &[Item]) -> String {
+    match items {
+        [only] => format!("writing key \"{}\"", only.key.escape_debug()),
+        many => format!("writing {} keys", many.len()),
+    }
+}
+
+pub(super) fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.get()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn revision(number: i64) -> Option<Revision> {
+    u64::try_from(number).ok().map(Revision::new)
+}
+
+fn revision_id(text: Option<&str>) -> Option<RevisionId> {
+    text?.parse().ok()
+}
+
+/// The cursor in a row of `head.sql`.
+pub(super) fn cursor(row: &Row) -> Option<Cursor> {
+    let epoch: Epoch = row.get::<_, &str>(0).parse().ok()?;
+    Some(Cursor { epoch, revision: revision(row.get(1))?, id: revision_id(row.get(2))? })
+}
+
+/// The last audit in a row of `head.sql`.
+pub(super) fn audit(row: &Row) -> Option<AuditReport> {
+    let number = u64::try_from(row.get::<_, i64>(4)).ok()?;
+    let checksum = u32::try_from(row.get::<_, Option<i64>>(6)?).ok()?;
+    Some(AuditReport { number, revision: revision(row.get::<_, Option<i64>>(5)?)?, checksum: Checksum::new(checksum) })
+}
+
+/// A row of `head.sql`; `None` when it is strange.
+pub(super) fn head(row: &Row) -> Option<Head> {
+    let Cursor { epoch, revision, .. } = cursor(row)?;
+    Some(Head { epoch, revision, own_id: revision_id(row.get(3)), audit: audit(row) })
+}
+
+/// Whether the server is a standby, in a row of `head.sql`.
+pub(super) fn standby(row: &Row) -> bool {
+    row.get(7)
+}
+
+/// A row of `entries.sql`.
+pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
+    let (key, value) = (Key::stored(row.get(0)), Value::stored(row.get(1)));
+    Some(Arc::new(Entry::new(key, value, revision(row.get(2))?, row.get(3))))
+}
+
+/// Collects the rows of `page.sql` into whole revisions.
+pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
+    let mut page = Page { anchor: None, floor: None, revisions: Vec::new(), more: false };
+    let mut head = Revision::ZERO;
+    for row in rows {
+        let (at, id) = (revision(row.get(0))?, revision_id(row.get(1))?);
+        page.floor = revision(row.get(4));
+        head = revision(row.get(5))?;
+        if at == after {
+            page.anchor = Some(id);
+            continue;
+        }
+        if page.revisions.last().is_none_or(|last| last.revision != at) {
+            let origin = row.get::<_, Option<&str>>(3).and_then(|text| u64::from_str_radix(text, 16).ok());
+            let at_micros = row.get(2);
+            page.revisions.push(Journaled { revision: at, id, at_micros, origin, changes: Vec::new() });
+        }
+        if let (Some(key), Some(journaled)) = (row.get::<_, Option<&str>>(6), page.revisions.last_mut()) {
+            let new = row.get::<_, Option<&str>>(7).map(Arc::from);
+            journaled.changes.push(JournaledChange { key: Key::stored(key), new });
+        }
+    }
+    page.more = page.revisions.last().is_some_and(|last| last.revision < head);
+    Some(page)
+}
+
+/// Collects the rows of `history.sql`; `None` when the journal does not reach back to `after`, or has another past.
+pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
+    let mut recorded: Vec<Recorded> = Vec::new();
+    let mut anchored = after.revision == Revision::ZERO;
+    for row in rows {
+        let (at, id) = (revision(row.get(0))?, revision_id(row.get(1))?);
+        let epoch: Epoch = row.get::<_, &str>(2).parse().ok()?;
+        if epoch != after.epoch || revision(row.get(3))? > after.revision.next() {
+            return None;
+        }
+        if at == after.revision {
+            if id != after.id {
+                return None;
+            }
+            anchored = true;
+            continue;
+        }
+        let expected = recorded.last().map_or(after.revision.next(), |last| last.cursor.revision.next());
+        if recorded.last().is_none_or(|last| last.cursor.revision != at) {
+            if at != expected {
+                return None;
+            }
+            recorded.push(Recorded { cursor: Cursor { epoch, revision: at, id }, changes: Vec::new() });
+        }
+        if let (Some(key), Some(last)) = (row.get::<_, Option<&str>>(4), recorded.last_mut()) {
+            let text = |column: usize| row.get::<_, Option<&str>>(column).map(Arc::from);
+            last.changes.push(RecordedChange { key: Key::stored(key), old: text(5), new: text(6) });
+        }
+    }
+    if anchored { Some(recorded) } else { None }
+}
+
+/// Collects the rows of `write.sql`.
+pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Option<WriteAnswer> {
+    let first = rows.first()?;
+    let epoch: Epoch = first.get::<_, &str>(2).parse().ok()?;
+    let at_micros: i64 = first.get(3);
+    let replayed: bool = first.get(4);
+    let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.len());
+    let mut changes = Vec::new();
+    for (item, row) in items.iter().zip(rows) {
+        if row.get::<_, &str>(5) != item.key.as_str() {
+            return None;
+        }
+        let text: Option<&str> = row.get(6);
+        let changed: bool = row.get(8);
+        let updated = row.get::<_, Option<i64>>(9).unwrap_or(at_micros);
+        let entry = match text {
+            Some(text) => {
+                let revision = row.get::<_, Option<i64>>(7).and_then(revision).unwrap_or_default();
+                let updated = if changed { at_micros } else { updated };
+                Some(Arc::new(Entry::new(item.key.clone(), Value::stored(text), revision, updated)))
+            }
+            None => None,
+        };
+        if changed {
+            changes.push(JournaledChange { key: item.key.clone(), new: text.map(Arc::from) });
+        }
+        keys.push(WrittenKey { key: item.key.clone(), entry, changed });
+    }
+    if keys.len() != items.len() {
+        return None;
+    }
+    let journaled = Journaled {
+        revision: revision(first.get(0))?,
+        id: revision_id(first.get(1))?,
+        at_micros,
+        origin: Some(instance),
+        changes,
+    };
+    let changed = keys.iter().any(|key| key.changed);
+    Some(WriteAnswer { epoch, journaled, changed, replayed, keys })
+}
