@@ -1,1 +1,3 @@
 //! placeholder
+#[cfg(all(feature = "server", unix))]
+pub mod local_postgres;
