@@ -356,7 +356,8 @@ fn into_io_error(error: StartError, port: Option<u16>) -> io::Error {
     }
 }
 
-fn random_port() -> u16 {
+/// A port that a server may listen on, chosen at random; it may be taken.
+pub fn random_port() -> u16 {
     let ports = u64::from(PORTS.end - PORTS.start);
     let offset = u16::try_from(random_number() % ports).unwrap_or(0);
     PORTS.start + offset
