@@ -8,7 +8,9 @@
 # words from the parent                  answers
 #   start PORT                             pid NUMBER, later (whatever the reason) ended STATUS
 #   signal NAME PID...                     none
-trap '' PIPE # the parent may be gone when we answer; the clean-up below must still happen
+# PIPE: the parent may be gone when we answer; the clean-up below must still happen.
+# HUP: sent to all of us by the kernel when the parent ends while the server is frozen.
+trap '' PIPE HUP
 remove=$1 log=$2
 shift 2
 exec 3<&0 # background commands get /dev/null as input, so the pipe needs a number of its own
