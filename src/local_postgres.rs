@@ -45,6 +45,9 @@ const PORT_TRIES: u32 = 20;
 /// How long another process's server may take to start or to stop: 60 s, as our own may.
 const OTHER_SERVER_TRIES: u32 = 1_200;
 const OTHER_SERVER_POLL: Duration = Duration::from_millis(50);
+/// How often to look, each millisecond, whether processes have frozen.
+const FREEZE_TRIES: u32 = 10_000;
+
 /// A PostgreSQL server of our own. It stops when this value is dropped.
 pub struct LocalPostgres {
     home: PathBuf,
@@ -55,6 +58,8 @@ pub struct LocalPostgres {
     /// The server's main process; `None` while it is stopped.
     pid: Option<u32>,
     paused: Vec<u32>,
+    /// Held while a durable server is ours. The last field: it goes when the server has stopped.
+    owner: Option<fs::File>,
 }
 
 impl LocalPostgres {
@@ -84,7 +89,8 @@ impl LocalPostgres {
         let mut guard = Guard::spawn(&plan)?;
         account.must_reach(&home)?;
         home::initdb(account, binaries, plan.data, &["--auth=trust", "--no-sync"])?;
-        let (pid, port) = start_on_some_port(&mut guard, random_port())?;
+        let (pid, port) = start_on_some_port(&mut guard, random_port())
+            .map_err(|error| into_io_error(error, None))?;
         Ok(Self {
             home,
             port,
@@ -92,6 +98,7 @@ impl LocalPostgres {
             guard: Some(guard),
             pid: Some(pid),
             paused: Vec::new(),
+            owner: None,
         })
     }
 
@@ -113,40 +120,30 @@ impl LocalPostgres {
         let _one_at_a_time = home::lock(&home)?;
         let password = home::ensure_durable_data(account, binaries, &home)?;
         let data = home.join("data");
-        let mut server = Self {
-            home,
-            port: 0, // known when it runs,
-            password: Some(password),
-            guard: None,
-            pid: None,
-            paused: Vec::new(),
-        };
-        if let Err(misfit) = home::must_fit(binaries, &data) {
-            let running = PidFile::read(&data).filter(PidFile::answers);
-            return running.map(|found| server.join(found)).ok_or(misfit);
-        }
-        let mut guard = Guard::spawn(&Plan {
-            account,
-            postgres: binaries.dir.join("postgres"),
-            data: &data,
-            log: &server.home.join("server.log"),
-            settings: home::durable_settings(&server.home),
-            remove: None,
-        })?;
         for _ in 0..OTHER_SERVER_TRIES {
-            match start_durable(&mut guard, &server.home, port) {
-                Ok((pid, port)) => {
-                    (server.pid, server.port) = (Some(pid), port);
-                    server.guard = Some(guard);
-                    return Ok(server);
+            let mut server = Self {
+                home: home.clone(),
+                port: 0, // known when it runs
+                password: Some(password.clone()),
+                guard: None,
+                pid: None,
+                paused: Vec::new(),
+                owner: home::try_own(&home)?,
+            };
+            if server.owner.is_some() {
+                home::must_fit(binaries, &data)?;
+                match server.start_durable(account, binaries, port) {
+                    Ok(()) => return Ok(server),
+                    // its owner has gone, and it is about to stop
+                    Err(StartError::AlreadyRunning) => {}
+                    Err(error) => return Err(into_io_error(error, port)),
                 }
-                Err(StartError::AlreadyRunning) => {}
-                Err(error) => return Err(into_io_error(error, port)),
+            } else if let Some(running) = PidFile::read(&data).filter(PidFile::answers) {
+                (server.pid, server.port) = (Some(running.pid), running.port);
+                return Ok(server);
             }
-            if let Some(running) = PidFile::read(&data).filter(PidFile::answers) {
-                return Ok(server.join(running));
-            }
-            thread::sleep(OTHER_SERVER_POLL); // it is about to start or to stop
+            drop(server);
+            thread::sleep(OTHER_SERVER_POLL);
         }
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -155,12 +152,6 @@ impl LocalPostgres {
                 data.display()
             ),
         ))
-    }
-
-    /// Stands for a server that another process started.
-    fn join(mut self, running: PidFile) -> Self {
-        (self.pid, self.port) = (Some(running.pid), running.port);
-        self
     }
 
     /// The URL of a database on this server. With a password in it, if the server has one.
@@ -262,6 +253,31 @@ impl LocalPostgres {
         guard::tail(&self.home.join("server.log"), 0)
     }
 
+    fn start_durable(
+        &mut self,
+        account: Account,
+        binaries: &Binaries,
+        port: Option<u16>,
+    ) -> Result<(), StartError> {
+        let mut guard = Guard::spawn(&Plan {
+            account,
+            postgres: binaries.dir.join("postgres"),
+            data: &self.home.join("data"),
+            log: &self.home.join("server.log"),
+            settings: home::durable_settings(&self.home),
+            remove: None,
+        })?;
+        let memo = self.home.join("port");
+        let last = || fs::read_to_string(&memo).ok()?.trim().parse().ok();
+        let (pid, port) = match port {
+            Some(port) => (guard.start(port)?, port),
+            None => start_on_some_port(&mut guard, last().unwrap_or_else(random_port))?,
+        };
+        fs::write(&memo, port.to_string())?;
+        (self.guard, self.pid, self.port) = (Some(guard), Some(pid), port);
+        Ok(())
+    }
+
     fn guard(&mut self) -> io::Result<&mut Guard> {
         self.guard
             .as_mut()
@@ -281,7 +297,7 @@ impl LocalPostgres {
     fn freeze(&mut self, pids: &[u32]) -> io::Result<()> {
         self.guard()?.signal("STOP", pids)?;
         self.paused.extend(pids);
-        for _ in 0..OTHER_SERVER_TRIES {
+        for _ in 0..FREEZE_TRIES {
             let awake =
                 |process: &process::Process| pids.contains(&process.pid) && !process.stopped;
             if !process::all()?.iter().any(awake) {
@@ -305,36 +321,13 @@ impl fmt::Debug for LocalPostgres {
 }
 
 /// Starts on the given port, or else on others until one is free.
-fn start_on_some_port(guard: &mut Guard, first: u16) -> io::Result<(u32, u16)> {
+fn start_on_some_port(guard: &mut Guard, first: u16) -> Result<(u32, u16), StartError> {
     let mut port = first;
     for _ in 0..PORT_TRIES {
         match guard.start(port) {
             Ok(pid) => return Ok((pid, port)),
             Err(StartError::PortTaken) => port = random_port(),
-            Err(error) => return Err(into_io_error(error, None)),
-        }
-    }
-    Err(io::Error::other(format!(
-        "{PORT_TRIES} ports in a row were taken"
-    )))
-}
-
-fn start_durable(
-    guard: &mut Guard,
-    home: &Path,
-    port: Option<u16>,
-) -> Result<(u32, u16), StartError> {
-    let memo = home.join("port");
-    let last = || fs::read_to_string(&memo).ok()?.trim().parse().ok();
-    let mut wanted = port.or_else(last).unwrap_or_else(random_port);
-    for _ in 0..PORT_TRIES {
-        match guard.start(wanted) {
-            Err(StartError::PortTaken) if port.is_none() => wanted = random_port(),
             Err(error) => return Err(error),
-            Ok(pid) => {
-                fs::write(&memo, wanted.to_string())?;
-                return Ok((pid, wanted));
-            }
         }
     }
     Err(StartError::PortTaken)

@@ -1,6 +1,6 @@
 //! The files of a server: its directory, its data, its password.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -47,16 +47,30 @@ pub(super) fn prepare_durable(account: Account, home: &Path) -> io::Result<PathB
 
 /// Waits for the right to change `home`. It ends with the returned value.
 pub(super) fn lock(home: &Path) -> io::Result<File> {
-    let path = home.join("lock");
-    let lock = OpenOptions::new()
+    let lock = lock_file(&home.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// Becomes the owner of the server in `home`; `None` when another process is. The operating system
+/// ends the ownership with the process, so an owner is always alive.
+pub(super) fn try_own(home: &Path) -> io::Result<Option<File>> {
+    let owner = lock_file(&home.join("owner"))?;
+    match owner.try_lock() {
+        Ok(()) => Ok(Some(owner)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(&path)
-        .map_err(|error| at(&path, &error))?;
-    lock.lock()?;
-    Ok(lock)
+        .open(path)
+        .map_err(|error| at(path, &error))
 }
 
 /// Makes the data directory of a durable server, unless it is there. Returns the password.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::postgres::{OwnCluster, connect};
+use crate::support::postgres::{TestDb, cluster, connect};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
@@ -55,9 +55,9 @@ async fn echo(stream: &mut TcpStream, byte: u8) -> std::io::Result<u8> {
 
 #[tokio::test]
 async fn a_passing_proxy_carries_a_session_and_counts_it() {
-    let mut own = OwnCluster::start();
-    let proxy = Proxy::start(own.server().port()).await;
-    let client = connect(&proxy.url("postgres")).await;
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let client = connect(&db.url_through(&proxy)).await;
     let row = client
         .query_one("SELECT repeat('x', 1000000)", &[])
         .await

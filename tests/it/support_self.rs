@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -52,10 +52,6 @@ async fn number(url: &str, query: &str) -> i32 {
         .await
         .unwrap()
         .get(0)
-}
-
-async fn eventually_gone(what: &str, path: &Path) {
-    eventually(what, PATIENCE, async || (!path.exists()).then_some(())).await;
 }
 
 #[tokio::test]
@@ -206,6 +202,39 @@ async fn a_second_start_on_the_same_data_joins_the_running_server() {
 }
 
 #[test]
+fn starts_at_the_same_time_on_an_empty_directory_make_one_server() {
+    let scratch = Scratch::new("together");
+    let binaries = local_binaries();
+    let servers: Vec<LocalPostgres> = std::thread::scope(|scope| {
+        let start = || LocalPostgres::durable(&binaries, &scratch.0, None).unwrap();
+        let starts: Vec<_> = (0..3).map(|_| scope.spawn(start)).collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
+    });
+    assert_eq!(
+        servers.iter().filter(|server| server.owns_server()).count(),
+        1
+    );
+    assert!(
+        servers
+            .iter()
+            .all(|server| server.pid() == servers[0].pid())
+    );
+}
+
+#[tokio::test]
+async fn a_start_right_after_the_owner_was_killed_waits_and_owns_a_new_server() {
+    let scratch = Scratch::new("successor");
+    let mut holder = Holder::start(&[("HOLD_DURABLE", scratch.0.to_str().unwrap())]);
+    holder.kill();
+    let server = LocalPostgres::durable(&local_binaries(), &scratch.0, None).unwrap();
+    assert!(server.owns_server());
+    assert_eq!(number(&server.url("postgres"), "SELECT 1").await, 1);
+}
+
+#[test]
 fn data_of_another_major_version_is_refused_with_both_versions_named() {
     let scratch = Scratch::new("version");
     let binaries = local_binaries();
@@ -242,12 +271,16 @@ fn a_taken_port_is_an_error_only_when_it_was_asked_for() {
     assert_ne!(server.port(), port);
 }
 
-/// Started by the test below, which kills it.
+/// Started by other tests, which kill it.
 #[test]
 #[ignore = "holds a server until it is killed"]
 fn hold_a_server() {
-    let mut server = LocalPostgres::temporary(&local_binaries()).unwrap();
-    if std::env::var_os("HOLD_IT_FROZEN").is_some() {
+    let binaries = local_binaries();
+    let mut server = match std::env::var_os("HOLD_DURABLE") {
+        Some(home) => LocalPostgres::durable(&binaries, Path::new(&home), None).unwrap(),
+        None => LocalPostgres::temporary(&binaries).unwrap(),
+    };
+    if std::env::var_os("HOLD_FROZEN").is_some() {
         server.pause().unwrap();
     }
     println!(
@@ -260,45 +293,65 @@ fn hold_a_server() {
     }
 }
 
-async fn a_killed_holder_leaves_nothing(frozen: bool) {
-    let mut command = this_test("support_self::hold_a_server");
-    command.arg("--ignored").stdout(Stdio::piped());
-    if frozen {
-        command.env("HOLD_IT_FROZEN", "1");
+/// A process that holds a server.
+struct Holder {
+    process: Child,
+    server_pid: String,
+    home: PathBuf,
+}
+
+impl Holder {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let mut command = this_test("support_self::hold_a_server");
+        command.arg("--ignored").envs(settings.iter().copied());
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let line = lines
+            .map(Result::unwrap)
+            .find(|line| line.starts_with("HOLDS "))
+            .unwrap();
+        let mut words = line.splitn(3, ' ').skip(1);
+        Self {
+            process,
+            server_pid: words.next().unwrap().to_owned(),
+            home: PathBuf::from(words.next().unwrap()),
+        }
     }
-    let mut holder = command.spawn().unwrap();
-    let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-    let line = lines
-        .map(Result::unwrap)
-        .find(|line| line.starts_with("HOLDS "))
-        .unwrap();
-    let mut words = line.splitn(3, ' ').skip(1);
-    let pid = words.next().unwrap().to_owned();
-    let home = PathBuf::from(words.next().unwrap());
-    assert!(is_running(&pid) && home.exists());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn server_runs(&self) -> bool {
+        let mut look = Command::new("kill");
+        look.args(["-0", &self.server_pid]).stderr(Stdio::null());
+        look.status().unwrap().success()
+    }
+}
+
+async fn a_killed_holder_leaves_nothing(settings: &[(&str, &str)]) {
+    let mut holder = Holder::start(settings);
+    assert!(holder.server_runs() && holder.home.exists());
+    holder.kill();
     eventually("the server ends", PATIENCE, async || {
-        (!is_running(&pid)).then_some(())
+        (!holder.server_runs()).then_some(())
     })
     .await;
-    eventually_gone("the directory goes", &home).await;
+    eventually("the directory goes", PATIENCE, async || {
+        (!holder.home.exists()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_killed_process_leaves_no_server_and_no_files() {
-    a_killed_holder_leaves_nothing(false).await;
+    a_killed_holder_leaves_nothing(&[]).await;
 }
 
 #[tokio::test]
 async fn a_killed_process_leaves_no_frozen_server_either() {
-    a_killed_holder_leaves_nothing(true).await;
-}
-
-fn is_running(pid: &str) -> bool {
-    let mut look = Command::new("kill");
-    look.args(["-0", pid]).stderr(Stdio::null());
-    look.status().unwrap().success()
+    a_killed_holder_leaves_nothing(&[("HOLD_FROZEN", "1")]).await;
 }
 
 /// This test program again, for one test.

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::fetch;
 use super::local_postgres::{Binaries, LocalPostgres, all_binaries, find_binaries, install_hint};
+use super::proxy::Proxy;
 
 /// How long removing a test's database may take: the server may be frozen or gone.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,11 +123,11 @@ impl Cluster {
     }
 }
 
-/// Names another database in a connection URL, or in its `key=value` form.
+/// Names another database in a connection URL.
 fn with_database(url: &str, database: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return format!("{url} dbname={database}"); // the last one counts
-    };
+    let (scheme, rest) = url
+        .split_once("://")
+        .expect("TEST_DATABASE_URL has the form postgres://user:password@host:port/database");
     let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
     let server = rest.split('/').next().unwrap_or(rest);
     let mark = if options.is_empty() { "" } else { "?" };
@@ -203,6 +204,14 @@ impl TestDb {
     /// The URL to connect to.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL to connect to through a proxy in front of the server.
+    pub(crate) fn url_through(&self, proxy: &Proxy) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap();
+        let (server, path) = rest.split_once('/').unwrap();
+        let user = server.rsplit_once('@').map_or("", |(user, _)| user);
+        format!("{scheme}://{user}@127.0.0.1:{}/{path}", proxy.port())
     }
 
     /// The name of the database.
