@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "test helpers; a delay is measured with a real clock"
+    reason = "a test fails by panicking; a delay is measured with a real clock"
 )]
 
 use std::io::ErrorKind;

@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "helpers of tests"
+    reason = "a test fails by panicking"
 )]
 
 use std::collections::BTreeMap;
