@@ -4,6 +4,8 @@
 
 mod core;
 mod error;
+#[cfg(all(feature = "server", unix))]
+mod local_postgres;
 mod runtime;
 mod service;
 mod settings;
