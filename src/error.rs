@@ -25,13 +25,21 @@ pub(crate) enum Kind {
     #[error("a write without keys; put or delete at least one")]
     EmptyWrite,
     #[error("setting {name} = {value:?}: {problem}")]
-    Setting { name: String, value: String, problem: String },
+    Setting {
+        name: String,
+        value: String,
+        problem: String,
+    },
     #[error("not ready: nothing has been loaded from the database yet")]
     NotReady,
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("not applied: key \"{key}\" was expected to be {expected} and is {actual}")]
-    Conflict { key: Key, expected: String, actual: String },
+    Conflict {
+        key: Key,
+        expected: String,
+        actual: String,
+    },
     #[error("{what}: {problem}")]
     Refused { what: String, problem: String },
     #[error("{what}: permission denied ({problem})")]
@@ -40,27 +48,48 @@ pub(crate) enum Kind {
     Unavailable { what: String, problem: String },
     #[error("{what}: not applied ({problem}); it can be tried again")]
     Retryable { what: String, problem: String },
-    #[error("{what}: the database's answer was lost ({problem}); whether it was applied is unknown")]
+    #[error(
+        "{what}: the database's answer was lost ({problem}); whether it was applied is unknown"
+    )]
     OutcomeUnknown { what: String, problem: String },
     #[error("{what}: not within {}", humantime::format_duration(*.after))]
     Timeout { what: String, after: Duration },
-    #[error("revision {wanted} belongs to another epoch than this store's present one; its history was replaced")]
+    #[error(
+        "revision {wanted} belongs to another epoch than this store's present one; its history was replaced"
+    )]
     OtherEpoch { wanted: Revision },
     #[error("the configuration service was shut down")]
     Closed,
 }
 
 impl Error {
-    pub(crate) fn setting(name: impl Into<String>, value: impl Into<String>, problem: impl Into<String>) -> Self {
-        Kind::Setting { name: name.into(), value: value.into(), problem: problem.into() }.into()
+    pub(crate) fn setting(
+        name: impl Into<String>,
+        value: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Kind::Setting {
+            name: name.into(),
+            value: value.into(),
+            problem: problem.into(),
+        }
+        .into()
     }
 
     pub(crate) fn unavailable(what: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Kind::Unavailable { what: what.into(), problem: problem.to_string() }.into()
+        Kind::Unavailable {
+            what: what.into(),
+            problem: problem.to_string(),
+        }
+        .into()
     }
 
     pub(crate) fn refused(what: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Kind::Refused { what: what.into(), problem: problem.to_string() }.into()
+        Kind::Refused {
+            what: what.into(),
+            problem: problem.to_string(),
+        }
+        .into()
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -70,7 +99,13 @@ impl Error {
     /// Trying the same again may work: the database was away or busy, and nothing was written.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(*self.0, Kind::Unavailable { .. } | Kind::Retryable { .. } | Kind::Timeout { .. } | Kind::NotReady)
+        matches!(
+            *self.0,
+            Kind::Unavailable { .. }
+                | Kind::Retryable { .. }
+                | Kind::Timeout { .. }
+                | Kind::NotReady
+        )
     }
 
     /// A precondition of a write did not hold. Nothing was written.
@@ -90,14 +125,24 @@ impl Error {
     pub fn is_invalid_input(&self) -> bool {
         matches!(
             *self.0,
-            Kind::Key(_) | Kind::Value { .. } | Kind::DuplicateKey(_) | Kind::EmptyWrite | Kind::Setting { .. }
+            Kind::Key(_)
+                | Kind::Value { .. }
+                | Kind::DuplicateKey(_)
+                | Kind::EmptyWrite
+                | Kind::Setting { .. }
         )
     }
 
     /// A value is too large.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
-        matches!(*self.0, Kind::Value { error: ValueError::TooLarge { .. } | ValueError::Expands, .. })
+        matches!(
+            *self.0,
+            Kind::Value {
+                error: ValueError::TooLarge { .. } | ValueError::Expands,
+                ..
+            }
+        )
     }
 
     /// A value is not of the type that was asked for.

@@ -16,8 +16,9 @@ mod sync_config;
 mod write;
 
 pub use self::core::{
-    Cause, Change, ChangeKind, ChangeSet, Checksum, Cursor, DecodeError, Entry, Epoch, Key, KeyError, MAX_DEPTH,
-    MAX_KEY_BYTES, MAX_KEY_CHARS, MAX_VALUE_BYTES, Revision, RevisionId, Snapshot, Value, ValueError,
+    Cause, Change, ChangeKind, ChangeSet, Checksum, Cursor, DecodeError, Entry, Epoch, Key,
+    KeyError, MAX_DEPTH, MAX_KEY_BYTES, MAX_KEY_CHARS, MAX_VALUE_BYTES, Revision, RevisionId,
+    Snapshot, Value, ValueError,
 };
 pub use self::error::{Error, Result};
 pub use self::service::{Builder, ConfigService, connect};
@@ -31,6 +32,7 @@ pub use self::write::{Batch, Precondition, Written, WrittenKey};
 /// What most programs need: `use sync_config::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig, SyncConfigExt, connect,
+        Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig,
+        SyncConfigExt, connect,
     };
 }

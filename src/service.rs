@@ -59,13 +59,21 @@ impl Builder {
     /// A service on the database that the settings name.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, source: Source::Url, wait: true }
+        Self {
+            settings,
+            source: Source::Url,
+            wait: true,
+        }
     }
 
     /// A service in memory, sharing `database` with every other service started on it.
     #[must_use]
     pub fn memory(database: &MemoryDatabase) -> Self {
-        Self { settings: Settings::default(), source: Source::Memory(database.clone()), wait: true }
+        Self {
+            settings: Settings::default(),
+            source: Source::Memory(database.clone()),
+            wait: true,
+        }
     }
 
     /// Writes through a pool of the application's, which is not closed at shutdown. The listening session takes its
@@ -103,7 +111,9 @@ impl Builder {
         let store: Arc<dyn Store> = match self.source {
             Source::Memory(database) => database.store(instance),
             Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
-            Source::Pool(pool) => Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?),
+            Source::Pool(pool) => {
+                Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
+            }
         };
         if self.wait {
             store.prepare().await?;
@@ -152,7 +162,14 @@ impl ConfigService {
         let driver = Driver::new(engine.clone(), store.clone(), actions, intervals);
         let driver = Mutex::new(Some(tokio::spawn(driver.run(stopped))));
         let request_timeout = settings.request_timeout;
-        Arc::new(Self { engine, store, request_timeout, stop, driver, closed: AtomicBool::new(false) })
+        Arc::new(Self {
+            engine,
+            store,
+            request_timeout,
+            stop,
+            driver,
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// Waits for the first load, and until it is known whether notices arrive.
@@ -178,14 +195,22 @@ impl ConfigService {
     }
 
     fn open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Kind::Closed.into()) } else { Ok(()) }
+        if self.closed.load(Ordering::Acquire) {
+            Err(Kind::Closed.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
 #[async_trait]
 impl SyncConfig for ConfigService {
     fn get(&self, key: &str) -> Result<Option<Arc<Entry>>> {
-        if self.engine.cache.ready() { Ok(self.engine.cache.get(key)) } else { Err(Kind::NotReady.into()) }
+        if self.engine.cache.ready() {
+            Ok(self.engine.cache.get(key))
+        } else {
+            Err(Kind::NotReady.into())
+        }
     }
 
     fn with_entry(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
@@ -202,18 +227,43 @@ impl SyncConfig for ConfigService {
 
     async fn write(&self, batch: Batch) -> Result<Written> {
         self.open()?;
-        let deadline = self.engine.clock.at(self.engine.clock.now() + self.request_timeout);
+        let deadline = self
+            .engine
+            .clock
+            .at(self.engine.clock.now() + self.request_timeout);
         let (actor, idempotency_key) = (batch.actor.clone(), batch.idempotency_key.clone());
-        let request = WriteRequest { items: batch.into_items()?, actor, idempotency_key };
+        let request = WriteRequest {
+            items: batch.into_items()?,
+            actor,
+            idempotency_key,
+        };
         let answer = self.store.write(&request).await?;
         let (epoch, revision, id) = (answer.epoch, answer.journaled.revision, answer.journaled.id);
         let visible = if answer.changed {
-            self.engine.committed(Committed { epoch, journaled: answer.journaled }, deadline).await
+            self.engine
+                .committed(
+                    Committed {
+                        epoch,
+                        journaled: answer.journaled,
+                    },
+                    deadline,
+                )
+                .await
         } else {
             true
         };
-        let cursor = Cursor { epoch, revision, id };
-        Ok(Written { cursor, changed: answer.changed, visible, replayed: answer.replayed, keys: answer.keys })
+        let cursor = Cursor {
+            epoch,
+            revision,
+            id,
+        };
+        Ok(Written {
+            cursor,
+            changed: answer.changed,
+            visible,
+            replayed: answer.replayed,
+            keys: answer.keys,
+        })
     }
 
     fn subscribe(&self, filter: Filter, callback: Callback) -> Result<SubscriptionId> {
@@ -233,14 +283,22 @@ impl SyncConfig for ConfigService {
         self.open()?;
         match tokio::time::timeout(self.request_timeout, self.engine.resync()).await {
             Ok(changed) => changed,
-            Err(_) => Err(Kind::Timeout { what: "the resync".to_owned(), after: self.request_timeout }.into()),
+            Err(_) => Err(Kind::Timeout {
+                what: "the resync".to_owned(),
+                after: self.request_timeout,
+            }
+            .into()),
         }
     }
 
     async fn wait_for(&self, target: Target, timeout: Duration) -> Result<Revision> {
         match tokio::time::timeout(timeout, self.engine.sought(target)).await {
             Ok(reached) => reached,
-            Err(_) => Err(Kind::Timeout { what: format!("waiting for revision {}", target.revision), after: timeout }.into()),
+            Err(_) => Err(Kind::Timeout {
+                what: format!("waiting for revision {}", target.revision),
+                after: timeout,
+            }
+            .into()),
         }
     }
 
@@ -268,6 +326,8 @@ impl SyncConfig for ConfigService {
 
 impl fmt::Debug for ConfigService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConfigService").field("store", &self.store.describe()).finish_non_exhaustive()
+        f.debug_struct("ConfigService")
+            .field("store", &self.store.describe())
+            .finish_non_exhaustive()
     }
 }

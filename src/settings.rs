@@ -68,7 +68,13 @@ const fn spec(
     bounds: &'static str,
     about: &'static str,
 ) -> Spec {
-    Spec { name, env, default, bounds, about }
+    Spec {
+        name,
+        env,
+        default,
+        bounds,
+        about,
+    }
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -79,24 +85,132 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Every setting, in the order in which the README lists them.
 pub const SPECS: &[Spec] = &[
-    spec("database_url", "DATABASE_URL", "", "a PostgreSQL URL", "the database; not needed when a pool is handed in"),
-    spec("listen_database_url", "LISTEN_DATABASE_URL", "", "a PostgreSQL URL", "a direct address for the listening session, when `database_url` leads to a pooler"),
-    spec("schema", "SYNC_CONFIG_SCHEMA", "", "1 to 48 bytes", "the table's schema; without it the connection's own"),
-    spec("table_name", "SYNC_CONFIG_TABLE_NAME", "sync_config", "1 to 48 bytes", "the table; its helpers carry its name as prefix"),
-    spec("channel", "SYNC_CONFIG_CHANNEL", "config_changes", "1 to 48 bytes", "the NOTIFY channel; all instances use the same"),
-    spec("heartbeat_interval", "SYNC_CONFIG_HEARTBEAT_INTERVAL", "5m", "100ms to 1day", "how often the checksum is broadcast, and the table audited by one of the fleet"),
-    spec("check_interval", "SYNC_CONFIG_CHECK_INTERVAL", "2s", "50ms to 1h", "how often the head is looked at while notices arrive"),
-    spec("reconnect_interval", "SYNC_CONFIG_RECONNECT_INTERVAL", "10s", "100ms to 1h", "the longest delay between attempts to reconnect; they begin at 100 ms"),
-    spec("sync_on_mismatch", "SYNC_CONFIG_SYNC_ON_MISMATCH", "true", "true or false", "whether a checksum mismatch forces a full resync, or is reported only"),
-    spec("enable_notification", "SYNC_CONFIG_ENABLE_NOTIFICATION", "true", "true or false", "whether to LISTEN; without it the table is polled"),
-    spec("poll_interval", "SYNC_CONFIG_POLL_INTERVAL", "5s", "50ms to 1h", "how often the head is looked at while notices do not arrive"),
-    spec("poll_jitter", "SYNC_CONFIG_POLL_JITTER", "1s", "0s to 1h", "up to this much is added to `poll_interval`; also read as `jitter_max`"),
-    spec("event_retention", "SYNC_CONFIG_EVENT_RETENTION", "1day", "1s to 3650days", "how long the journal keeps revisions"),
-    spec("cleanup_interval", "SYNC_CONFIG_CLEANUP_INTERVAL", "1h", "100ms to 7days", "how often one of the fleet trims the journal"),
-    spec("request_timeout", "SYNC_CONFIG_REQUEST_TIMEOUT", "10s", "100ms to 10m", "how long a write or a resync may take"),
-    spec("max_connections", "SYNC_CONFIG_MAX_CONNECTIONS", "4", "1 to 1000", "the size of the service's own pool; one more connection listens"),
-    spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
-    spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),
+    spec(
+        "database_url",
+        "DATABASE_URL",
+        "",
+        "a PostgreSQL URL",
+        "the database; not needed when a pool is handed in",
+    ),
+    spec(
+        "listen_database_url",
+        "LISTEN_DATABASE_URL",
+        "",
+        "a PostgreSQL URL",
+        "a direct address for the listening session, when `database_url` leads to a pooler",
+    ),
+    spec(
+        "schema",
+        "SYNC_CONFIG_SCHEMA",
+        "",
+        "1 to 48 bytes",
+        "the table's schema; without it the connection's own",
+    ),
+    spec(
+        "table_name",
+        "SYNC_CONFIG_TABLE_NAME",
+        "sync_config",
+        "1 to 48 bytes",
+        "the table; its helpers carry its name as prefix",
+    ),
+    spec(
+        "channel",
+        "SYNC_CONFIG_CHANNEL",
+        "config_changes",
+        "1 to 48 bytes",
+        "the NOTIFY channel; all instances use the same",
+    ),
+    spec(
+        "heartbeat_interval",
+        "SYNC_CONFIG_HEARTBEAT_INTERVAL",
+        "5m",
+        "100ms to 1day",
+        "how often the checksum is broadcast, and the table audited by one of the fleet",
+    ),
+    spec(
+        "check_interval",
+        "SYNC_CONFIG_CHECK_INTERVAL",
+        "2s",
+        "50ms to 1h",
+        "how often the head is looked at while notices arrive",
+    ),
+    spec(
+        "reconnect_interval",
+        "SYNC_CONFIG_RECONNECT_INTERVAL",
+        "10s",
+        "100ms to 1h",
+        "the longest delay between attempts to reconnect; they begin at 100 ms",
+    ),
+    spec(
+        "sync_on_mismatch",
+        "SYNC_CONFIG_SYNC_ON_MISMATCH",
+        "true",
+        "true or false",
+        "whether a checksum mismatch forces a full resync, or is reported only",
+    ),
+    spec(
+        "enable_notification",
+        "SYNC_CONFIG_ENABLE_NOTIFICATION",
+        "true",
+        "true or false",
+        "whether to LISTEN; without it the table is polled",
+    ),
+    spec(
+        "poll_interval",
+        "SYNC_CONFIG_POLL_INTERVAL",
+        "5s",
+        "50ms to 1h",
+        "how often the head is looked at while notices do not arrive",
+    ),
+    spec(
+        "poll_jitter",
+        "SYNC_CONFIG_POLL_JITTER",
+        "1s",
+        "0s to 1h",
+        "up to this much is added to `poll_interval`; also read as `jitter_max`",
+    ),
+    spec(
+        "event_retention",
+        "SYNC_CONFIG_EVENT_RETENTION",
+        "1day",
+        "1s to 3650days",
+        "how long the journal keeps revisions",
+    ),
+    spec(
+        "cleanup_interval",
+        "SYNC_CONFIG_CLEANUP_INTERVAL",
+        "1h",
+        "100ms to 7days",
+        "how often one of the fleet trims the journal",
+    ),
+    spec(
+        "request_timeout",
+        "SYNC_CONFIG_REQUEST_TIMEOUT",
+        "10s",
+        "100ms to 10m",
+        "how long a write or a resync may take",
+    ),
+    spec(
+        "max_connections",
+        "SYNC_CONFIG_MAX_CONNECTIONS",
+        "4",
+        "1 to 1000",
+        "the size of the service's own pool; one more connection listens",
+    ),
+    spec(
+        "migrate",
+        "SYNC_CONFIG_MIGRATE",
+        "true",
+        "true or false",
+        "whether to create or upgrade the schema at start",
+    ),
+    spec(
+        "instance_name",
+        "SYNC_CONFIG_INSTANCE_NAME",
+        "",
+        "1 to 48 bytes",
+        "names this instance to the database (application_name)",
+    ),
 ];
 
 impl Default for Settings {
@@ -128,7 +242,10 @@ impl Settings {
     /// The defaults with a database.
     #[must_use]
     pub fn new(database_url: impl Into<String>) -> Self {
-        Self { database_url: Some(database_url.into()), ..Self::default() }
+        Self {
+            database_url: Some(database_url.into()),
+            ..Self::default()
+        }
     }
 
     /// The defaults, overridden by the environment variables of [`SPECS`].
@@ -184,7 +301,9 @@ impl Settings {
             "enable_notification" => self.enable_notification = switch(name, text)?,
             "migrate" => self.migrate = switch(name, text)?,
             "max_connections" => {
-                self.max_connections = text.parse().map_err(|_| Error::setting(name, text, "write a number from 1 to 1000"))?;
+                self.max_connections = text
+                    .parse()
+                    .map_err(|_| Error::setting(name, text, "write a number from 1 to 1000"))?;
             }
             _ => return Err(Error::setting(name, text, "there is no such setting")),
         }
@@ -200,21 +319,40 @@ impl Settings {
         let bounded = [
             ("heartbeat_interval", self.heartbeat_interval, 100 * MS, DAY),
             ("check_interval", self.check_interval, 50 * MS, HOUR),
-            ("reconnect_interval", self.reconnect_interval, 100 * MS, HOUR),
+            (
+                "reconnect_interval",
+                self.reconnect_interval,
+                100 * MS,
+                HOUR,
+            ),
             ("poll_interval", self.poll_interval, 50 * MS, HOUR),
             ("poll_jitter", self.poll_jitter, Duration::ZERO, HOUR),
             ("event_retention", self.event_retention, SECOND, 3_650 * DAY),
             ("cleanup_interval", self.cleanup_interval, 100 * MS, 7 * DAY),
-            ("request_timeout", self.request_timeout, 100 * MS, 10 * MINUTE),
+            (
+                "request_timeout",
+                self.request_timeout,
+                100 * MS,
+                10 * MINUTE,
+            ),
         ];
         for (name, value, least, most) in bounded {
             if value < least || value > most {
-                let [value, least, most] = [value, least, most].map(|d| humantime::format_duration(d).to_string());
-                return Err(Error::setting(name, value, format!("must be from {least} to {most}")));
+                let [value, least, most] =
+                    [value, least, most].map(|d| humantime::format_duration(d).to_string());
+                return Err(Error::setting(
+                    name,
+                    value,
+                    format!("must be from {least} to {most}"),
+                ));
             }
         }
         if !(1..=1_000).contains(&self.max_connections) {
-            return Err(Error::setting("max_connections", self.max_connections.to_string(), "must be from 1 to 1000"));
+            return Err(Error::setting(
+                "max_connections",
+                self.max_connections.to_string(),
+                "must be from 1 to 1000",
+            ));
         }
         let names = [
             ("schema", self.schema.as_deref()),
@@ -298,10 +436,24 @@ setters! {
 }
 
 fn duration(name: &str, text: &str) -> Result<Duration> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(Error::setting(name, text, format!("a duration needs a unit: write {text}m, {text}s or {text}ms")));
+    if !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(Error::setting(
+            name,
+            text,
+            format!("a duration needs a unit: write {text}m, {text}s or {text}ms"),
+        ));
     }
-    humantime::parse_duration(text).map_err(|error| Error::setting(name, text, format!("not a duration such as 5m or 250ms: {error}")))
+    humantime::parse_duration(text).map_err(|error| {
+        Error::setting(
+            name,
+            text,
+            format!("not a duration such as 5m or 250ms: {error}"),
+        )
+    })
 }
 
 fn switch(name: &str, text: &str) -> Result<bool> {
@@ -314,12 +466,24 @@ fn switch(name: &str, text: &str) -> Result<bool> {
 
 /// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
 fn check_name(name: &str, value: &str) -> Result<()> {
-    let shown: String = value.chars().take(64).flat_map(char::escape_debug).collect();
+    let shown: String = value
+        .chars()
+        .take(64)
+        .flat_map(char::escape_debug)
+        .collect();
     if value.is_empty() || value.len() > 48 {
-        return Err(Error::setting(name, shown, format!("has {} bytes; must be from 1 to 48", value.len())));
+        return Err(Error::setting(
+            name,
+            shown,
+            format!("has {} bytes; must be from 1 to 48", value.len()),
+        ));
     }
     if value.chars().any(char::is_control) {
-        return Err(Error::setting(name, shown, "must not hold control characters"));
+        return Err(Error::setting(
+            name,
+            shown,
+            "must not hold control characters",
+        ));
     }
     Ok(())
 }
@@ -359,17 +523,34 @@ mod tests {
     fn every_default_in_the_table_is_the_default() {
         for spec in SPECS {
             if !spec.default.is_empty() {
-                assert_eq!(Settings::default().with(spec.name, spec.default).unwrap(), Settings::default(), "{}", spec.name);
+                assert_eq!(
+                    Settings::default().with(spec.name, spec.default).unwrap(),
+                    Settings::default(),
+                    "{}",
+                    spec.name
+                );
             }
-            assert!(Settings::default().with(spec.name, "\u{1}").map_or(true, |settings| settings.check().is_err() || spec.name.ends_with("url")), "{}", spec.name);
+            assert!(
+                Settings::default()
+                    .with(spec.name, "\u{1}")
+                    .map_or(true, |settings| settings.check().is_err()
+                        || spec.name.ends_with("url")),
+                "{}",
+                spec.name
+            );
         }
         Settings::default().check().unwrap();
     }
 
     #[test]
     fn a_bare_number_is_refused_with_what_to_write() {
-        let error = Settings::default().with("heartbeat_interval", "5").unwrap_err();
-        assert!(error.is_invalid_input() && error.to_string().contains("write 5m"), "{error}");
+        let error = Settings::default()
+            .with("heartbeat_interval", "5")
+            .unwrap_err();
+        assert!(
+            error.is_invalid_input() && error.to_string().contains("write 5m"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -379,10 +560,18 @@ mod tests {
             ("check_interval", "2h", "1h"),
             ("max_connections", "0", "1000"),
             ("table_name", "", "48"),
-            ("channel", "0123456789012345678901234567890123456789012345678", "48"),
+            (
+                "channel",
+                "0123456789012345678901234567890123456789012345678",
+                "48",
+            ),
         ];
         for (name, value, bound) in wrong {
-            let error = Settings::default().with(name, value).and_then(|settings| settings.check()).unwrap_err().to_string();
+            let error = Settings::default()
+                .with(name, value)
+                .and_then(|settings| settings.check())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(name) && error.contains(bound), "{error}");
         }
         assert!(Settings::default().with("heartbeat", "5m").is_err());

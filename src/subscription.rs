@@ -30,19 +30,28 @@ impl Filter {
     /// All keys.
     #[must_use]
     pub fn all() -> Self {
-        Self { scope: Scope::All, state: false }
+        Self {
+            scope: Scope::All,
+            state: false,
+        }
     }
 
     /// One key.
     #[must_use]
     pub fn key(key: impl Into<String>) -> Self {
-        Self { scope: Scope::Key(key.into()), state: false }
+        Self {
+            scope: Scope::Key(key.into()),
+            state: false,
+        }
     }
 
     /// The keys that begin with a prefix.
     #[must_use]
     pub fn prefix(prefix: impl Into<String>) -> Self {
-        Self { scope: Scope::Prefix(prefix.into()), state: false }
+        Self {
+            scope: Scope::Prefix(prefix.into()),
+            state: false,
+        }
     }
 
     /// Begins with [`Event::State`]: the state at some revision r, followed by exactly r + 1 and so on.
@@ -66,10 +75,23 @@ impl Filter {
     pub(crate) fn apply(&self, set: &Arc<ChangeSet>) -> Option<Arc<ChangeSet>> {
         let concerned = |change: &Change| self.matches(change.key());
         if set.changes.iter().all(concerned) {
-            return if set.changes.is_empty() { None } else { Some(set.clone()) };
+            return if set.changes.is_empty() {
+                None
+            } else {
+                Some(set.clone())
+            };
         }
-        let changes: Vec<Change> = set.changes.iter().filter(|change| concerned(change)).cloned().collect();
-        if changes.is_empty() { None } else { Some(Arc::new(ChangeSet { changes, ..**set })) }
+        let changes: Vec<Change> = set
+            .changes
+            .iter()
+            .filter(|change| concerned(change))
+            .cloned()
+            .collect();
+        if changes.is_empty() {
+            None
+        } else {
+            Some(Arc::new(ChangeSet { changes, ..**set }))
+        }
     }
 
     /// The matching part of a snapshot.
@@ -134,9 +156,14 @@ impl Follower {
         let (new, first) = match event {
             Event::State(state) => (state.get(&self.key).cloned(), true),
             Event::Lagged { state, .. } => (state.get(&self.key).cloned(), false),
-            Event::Changed(set) | Event::Resynced(set) => {
-                (set.changes().iter().find(|change| change.key() == &self.key)?.new().cloned(), false)
-            }
+            Event::Changed(set) | Event::Resynced(set) => (
+                set.changes()
+                    .iter()
+                    .find(|change| change.key() == &self.key)?
+                    .new()
+                    .cloned(),
+                false,
+            ),
         };
         let decoded = match new.as_ref().map(|entry| entry.decode::<T>()) {
             Some(Ok(value)) => Some(value),
@@ -148,7 +175,12 @@ impl Follower {
             }
         };
         let old = std::mem::replace(&mut self.last, new);
-        let same = old.as_ref().map(|entry| entry.as_json()) == self.last.as_ref().map(|entry| entry.as_json());
-        if first || same { None } else { Some((old.and_then(|entry| entry.decode().ok()), decoded)) }
+        let same = old.as_ref().map(|entry| entry.as_json())
+            == self.last.as_ref().map(|entry| entry.as_json());
+        if first || same {
+            None
+        } else {
+            Some((old.and_then(|entry| entry.decode().ok()), decoded))
+        }
     }
 }

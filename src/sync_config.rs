@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::{Checksum, Cursor, Entry, Epoch, Key, Revision, Snapshot, Value};
-use crate::error::Result;
 #[allow(unused_imports, reason = "named in the documentation")]
 use crate::error::Error;
+use crate::error::Result;
 use crate::status::Status;
 use crate::subscription::{Callback, Filter, Follower, SubscriptionId};
 use crate::write::{Batch, Written};
@@ -145,13 +145,19 @@ pub struct Target {
 
 impl From<Revision> for Target {
     fn from(revision: Revision) -> Self {
-        Self { revision, epoch: None }
+        Self {
+            revision,
+            epoch: None,
+        }
     }
 }
 
 impl From<Cursor> for Target {
     fn from(cursor: Cursor) -> Self {
-        Self { revision: cursor.revision, epoch: Some(cursor.epoch) }
+        Self {
+            revision: cursor.revision,
+            epoch: Some(cursor.epoch),
+        }
     }
 }
 
@@ -184,7 +190,8 @@ pub trait SyncConfigExt: SyncConfig {
 
     /// Reads a string; the default when the key is absent, not a string, or nothing is loaded yet.
     fn get_string(&self, key: &str, default: &str) -> String {
-        self.read(key, Entry::as_string).unwrap_or_else(|| default.to_owned())
+        self.read(key, Entry::as_string)
+            .unwrap_or_else(|| default.to_owned())
     }
 
     /// Reads and decodes a value strictly, once for each change: `None` when the key is absent.
@@ -192,7 +199,10 @@ pub trait SyncConfigExt: SyncConfig {
     /// # Errors
     ///
     /// [`Error::is_wrong_type`] when the value is no `T`, [`Error::is_not_ready`] before the first load.
-    fn get_as<T: DeserializeOwned + Send + Sync + 'static>(&self, key: &str) -> Result<Option<Arc<T>>> {
+    fn get_as<T: DeserializeOwned + Send + Sync + 'static>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Arc<T>>> {
         match self.get(key)? {
             Some(entry) => Ok(Some(entry.decode()?)),
             None => Ok(None),
@@ -228,7 +238,11 @@ pub trait SyncConfigExt: SyncConfig {
     /// # Errors
     ///
     /// [`Error::is_closed`] after shutdown.
-    fn on_change(&self, filter: Filter, callback: impl FnMut(&crate::Event) + Send + 'static) -> Result<SubscriptionId> {
+    fn on_change(
+        &self,
+        filter: Filter,
+        callback: impl FnMut(&crate::Event) + Send + 'static,
+    ) -> Result<SubscriptionId> {
         self.subscribe(filter, Box::new(callback))
     }
 

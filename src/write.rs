@@ -152,7 +152,11 @@ fn item(
         Some(Err(error)) => return Err(Kind::Value { key, error }.into()),
         None => None,
     };
-    Ok(Item { key, value, precondition })
+    Ok(Item {
+        key,
+        value,
+        precondition,
+    })
 }
 
 /// What became of a write that was applied, or found nothing to change.

@@ -45,5 +45,5 @@ pub use value::{MAX_DEPTH, MAX_VALUE_BYTES, Value, ValueError};
 
 pub(crate) use change::{Journaled, JournaledChange};
 pub(crate) use checksum::Fold;
-pub(crate) use replica::{Action, Input, Replica};
+pub(crate) use replica::Replica;
 pub(crate) use value::Scalar;

@@ -168,7 +168,9 @@ pub enum ValueError {
         bytes: usize,
     },
     /// The text is within the bound, but the database's canonical form of it is not: `1e9999` is ten thousand digits.
-    #[error("its canonical text in the database is longer than the bound of {MAX_VALUE_BYTES} bytes")]
+    #[error(
+        "its canonical text in the database is longer than the bound of {MAX_VALUE_BYTES} bytes"
+    )]
     Expands,
     /// Arrays or objects are nested too deeply.
     #[error("nested deeper than {MAX_DEPTH} levels")]

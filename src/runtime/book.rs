@@ -29,16 +29,28 @@ impl Book {
                 tracing::info!(%why, retry_in_ms = retry_in.as_millis(), "the listening session is not up; reads go on");
             }
             Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
-            Told::ListenUnproven { why } => tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead"),
+            Told::ListenUnproven { why } => {
+                tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead")
+            }
             Told::NoticeMissed { revision } => {
                 pages.counters.notices_missed += 1;
                 tracing::debug!(%revision, "a check found a revision that no notice told of");
             }
-            Told::HeartbeatHeard { instance, revision, checksum } => {
+            Told::HeartbeatHeard {
+                instance,
+                revision,
+                checksum,
+            } => {
                 pages.heartbeat.last_heard = Some(at);
                 tracing::debug!(peer = format!("{instance:016x}"), %revision, %checksum, "heartbeat heard");
             }
-            Told::Mismatch { source, revision, ours, theirs, reaction } => {
+            Told::Mismatch {
+                source,
+                revision,
+                ours,
+                theirs,
+                reaction,
+            } => {
                 pages.heartbeat.mismatches += 1;
                 let source = source_name(*source);
                 let reaction = match reaction {
@@ -52,14 +64,23 @@ impl Book {
                 pages.heartbeat.last_audit = Some(at);
                 tracing::debug!(%revision, %checksum, "the table was audited and is equal");
             }
-            Told::Resynced { cause, revision, before, after, changed } => {
+            Told::Resynced {
+                cause,
+                revision,
+                before,
+                after,
+                changed,
+            } => {
                 pages.heartbeat.resyncs += 1;
                 pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
                 let before = before.map_or_else(String::new, |before| before.to_string());
                 tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
             }
             Told::ResyncPutOff { cause } => {
-                tracing::warn!(cause = cause.as_str(), "a resync was put off: writes were faster than the snapshot");
+                tracing::warn!(
+                    cause = cause.as_str(),
+                    "a resync was put off: writes were faster than the snapshot"
+                );
             }
             Told::Forked { ours } => {
                 pages.counters.forks += 1;

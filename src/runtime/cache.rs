@@ -19,7 +19,10 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        Self { entries: DashMap::with_hasher(RandomState::default()), ready: AtomicBool::new(false) }
+        Self {
+            entries: DashMap::with_hasher(RandomState::default()),
+            ready: AtomicBool::new(false),
+        }
     }
 
     /// Whether the first load is in.

@@ -38,7 +38,9 @@ struct Work {
 
 impl Delivery {
     pub(crate) fn new() -> Self {
-        Self { shared: Arc::default() }
+        Self {
+            shared: Arc::default(),
+        }
     }
 
     /// Runs a job soon, on a thread of its own.
@@ -56,7 +58,9 @@ impl Delivery {
         work.threads += 1;
         drop(work);
         let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new().name("sync-config-callbacks".to_owned()).spawn(move || shared.serve());
+        let spawned = std::thread::Builder::new()
+            .name("sync-config-callbacks".to_owned())
+            .spawn(move || shared.serve());
         if let Err(error) = spawned {
             self.shared.lock().threads -= 1;
             tracing::error!(%error, "no thread for callbacks could be started; they wait for one that is running");
@@ -75,7 +79,10 @@ impl Delivery {
             .wait_timeout_while(work, FAREWELL, |work| work.threads > own_thread())
             .unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
-            tracing::warn!(threads = work.threads, "callbacks are still running after the shutdown");
+            tracing::warn!(
+                threads = work.threads,
+                "callbacks are still running after the shutdown"
+            );
         }
         work.jobs.clear();
     }
@@ -93,7 +100,11 @@ impl Shared {
             if work.jobs.is_empty() && !work.closed {
                 work.idle += 1;
                 let idle = |work: &mut Work| work.jobs.is_empty() && !work.closed;
-                work = self.changed.wait_timeout_while(work, IDLE, idle).unwrap_or_else(PoisonError::into_inner).0;
+                work = self
+                    .changed
+                    .wait_timeout_while(work, IDLE, idle)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
                 work.idle -= 1;
             }
             let Some(job) = work.jobs.pop_front() else {

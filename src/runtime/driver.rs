@@ -58,14 +58,26 @@ impl Driver {
         intervals: Intervals,
     ) -> Self {
         let cleanup_at = engine.clock.at(engine.clock.now() + intervals.cleanup);
-        Self { engine, store, actions, intervals, session: None, query: None, side: JoinSet::new(), cleanup_at }
+        Self {
+            engine,
+            store,
+            actions,
+            intervals,
+            session: None,
+            query: None,
+            side: JoinSet::new(),
+            cleanup_at,
+        }
     }
 
     /// Runs until `stop` says so or its sender is gone.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         self.engine.feed(Input::Tick);
         while !*stop.borrow() {
-            let deadline = self.engine.next_deadline().map(|at| self.engine.clock.at(at));
+            let deadline = self
+                .engine
+                .next_deadline()
+                .map(|at| self.engine.clock.at(at));
             let listener = self.session.as_ref().map(|(_, listener)| listener.clone());
             tokio::select! {
                 changed = stop.changed() => if changed.is_err() { break },
@@ -132,7 +144,9 @@ impl Driver {
     where
         F: Future<Output = Result<Input>> + Send + 'static,
     {
-        let Some((current, listener)) = &self.session else { return };
+        let Some((current, listener)) = &self.session else {
+            return;
+        };
         if *current != session {
             return;
         }
@@ -140,17 +154,31 @@ impl Driver {
         self.query = Some(Box::pin(async move {
             match answer.await {
                 Ok(input) => (input, None),
-                Err(error) => (Input::Disconnected { session, why: error.to_string() }, None),
+                Err(error) => (
+                    Input::Disconnected {
+                        session,
+                        why: error.to_string(),
+                    },
+                    None,
+                ),
             }
         }));
     }
 
     /// Tries LISTEN again beside whatever query is in flight.
     fn listen(&mut self, session: SessionId) {
-        let Some((_, listener)) = self.session.as_ref().filter(|(current, _)| *current == session) else { return };
+        let Some((_, listener)) = self
+            .session
+            .as_ref()
+            .filter(|(current, _)| *current == session)
+        else {
+            return;
+        };
         let (listener, engine) = (listener.clone(), self.engine.clone());
         self.side.spawn(async move {
-            let listening = within("LISTEN", HEAD_TIMEOUT, listener.listen()).await.map_err(|error| error.to_string());
+            let listening = within("LISTEN", HEAD_TIMEOUT, listener.listen())
+                .await
+                .map_err(|error| error.to_string());
             engine.feed(Input::Listening { session, listening });
         });
     }
@@ -183,7 +211,9 @@ impl Driver {
 
     /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
     fn cleanup(&mut self) {
-        let Intervals { cleanup, retention, .. } = self.intervals;
+        let Intervals {
+            cleanup, retention, ..
+        } = self.intervals;
         let now = self.engine.clock.now();
         self.cleanup_at = self.engine.clock.at(now + cleanup);
         self.aside("trimming the journal", move |store, _| async move {
@@ -220,7 +250,9 @@ impl Driver {
     }
 
     async fn heard(&mut self, heard: Vec<Heard>) {
-        let Some(session) = self.session.as_ref().map(|(session, _)| *session) else { return };
+        let Some(session) = self.session.as_ref().map(|(session, _)| *session) else {
+            return;
+        };
         for heard in heard {
             match heard {
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
@@ -240,26 +272,47 @@ impl Driver {
     }
 }
 
-async fn connect(store: Arc<dyn Store>, session: SessionId, listen: bool) -> (Input, Option<Arc<dyn Listener>>) {
+async fn connect(
+    store: Arc<dyn Store>,
+    session: SessionId,
+    listen: bool,
+) -> (Input, Option<Arc<dyn Listener>>) {
     let opened = within("connecting", CONNECT_TIMEOUT, store.open()).await;
     let listener = match opened {
         Ok(listener) => listener,
-        Err(error) => return (Input::Disconnected { session, why: error.to_string() }, None),
+        Err(error) => {
+            return (
+                Input::Disconnected {
+                    session,
+                    why: error.to_string(),
+                },
+                None,
+            );
+        }
     };
     let listening = if listen {
-        within("LISTEN", HEAD_TIMEOUT, listener.listen()).await.map_err(|error| error.to_string())
+        within("LISTEN", HEAD_TIMEOUT, listener.listen())
+            .await
+            .map_err(|error| error.to_string())
     } else {
         Ok(())
     };
     (Input::Connected { session, listening }, Some(listener))
 }
 
-async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn within<T>(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => {
             let limit = humantime::format_duration(limit);
-            Err(Error::unavailable(what, format!("no answer within {limit}")))
+            Err(Error::unavailable(
+                what,
+                format!("no answer within {limit}"),
+            ))
         }
     }
 }

@@ -52,7 +52,11 @@ struct Resyncs {
 impl Engine {
     /// Makes an engine, and the queue of actions that a driver runs. The queue is bounded by the core: it has at most
     /// one query in flight and a handful of notices for each interval.
-    pub(crate) fn new(config: Config, seed: u64, store: String) -> (Arc<Self>, mpsc::UnboundedReceiver<Action>) {
+    pub(crate) fn new(
+        config: Config,
+        seed: u64,
+        store: String,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Action>) {
         let (actions, queue) = mpsc::unbounded_channel();
         let clock = Clock::start();
         let instance = config.instance;
@@ -65,7 +69,10 @@ impl Engine {
             subscriptions: Subscriptions::new(),
             instance,
             store,
-            core: Mutex::new(Core { replica, snapshot: None }),
+            core: Mutex::new(Core {
+                replica,
+                snapshot: None,
+            }),
             shown: watch::Sender::new(None),
             settled: watch::Sender::new(false),
             actions,
@@ -89,7 +96,8 @@ impl Engine {
         }
         let settled = core.replica.settled();
         drop(core);
-        self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        self.settled
+            .send_if_modified(|known| std::mem::replace(known, settled) != settled);
         self.rescheduled.notify_one();
     }
 
@@ -105,11 +113,20 @@ impl Engine {
     }
 
     /// Takes a committed write of this instance in and waits until reads show it, at most until `deadline`.
-    pub(crate) async fn committed(&self, committed: Committed, deadline: tokio::time::Instant) -> bool {
-        let target = Target { revision: committed.journaled.revision, epoch: Some(committed.epoch) };
+    pub(crate) async fn committed(
+        &self,
+        committed: Committed,
+        deadline: tokio::time::Instant,
+    ) -> bool {
+        let target = Target {
+            revision: committed.journaled.revision,
+            epoch: Some(committed.epoch),
+        };
         self.book.open().counters.writes += 1;
         self.feed(Input::Committed(committed));
-        tokio::time::timeout_at(deadline, self.sought(target)).await.is_ok_and(|reached| reached.is_ok())
+        tokio::time::timeout_at(deadline, self.sought(target))
+            .await
+            .is_ok_and(|reached| reached.is_ok())
     }
 
     /// Waits until a revision is shown.
@@ -119,7 +136,10 @@ impl Engine {
             let cursor = *shown.borrow_and_update();
             if let Some(cursor) = cursor {
                 if target.epoch.is_some_and(|epoch| epoch != cursor.epoch) {
-                    return Err(Kind::OtherEpoch { wanted: target.revision }.into());
+                    return Err(Kind::OtherEpoch {
+                        wanted: target.revision,
+                    }
+                    .into());
                 }
                 if cursor.revision >= target.revision {
                     return Ok(cursor.revision);
@@ -138,7 +158,9 @@ impl Engine {
         loop {
             match tokio::time::timeout(pause, self.reached(target)).await {
                 Ok(reached) => return reached,
-                Err(_) => pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2)),
+                Err(_) => {
+                    pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2))
+                }
             }
             self.feed(Input::Look);
         }
@@ -164,11 +186,18 @@ impl Engine {
     }
 
     pub(crate) fn checksum(&self) -> Result<Checksum> {
-        self.core().replica.checksum().ok_or_else(|| Kind::NotReady.into())
+        self.core()
+            .replica
+            .checksum()
+            .ok_or_else(|| Kind::NotReady.into())
     }
 
     /// Subscribes. The state a subscription begins with and the first change it hears are neighbours.
-    pub(crate) fn subscribe(self: &Arc<Self>, filter: Filter, callback: Callback) -> SubscriptionId {
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        filter: Filter,
+        callback: Callback,
+    ) -> SubscriptionId {
         let engine = Arc::downgrade(self);
         let state: StateSource = Arc::new(move |take| {
             if let Some(engine) = engine.upgrade() {
@@ -180,13 +209,18 @@ impl Engine {
         });
         let mut core = self.core();
         let first = if filter.state { core.snapshot() } else { None };
-        self.subscriptions.add(filter, callback, state, first.as_ref())
+        self.subscriptions
+            .add(filter, callback, state, first.as_ref())
     }
 
     pub(crate) fn status(&self) -> Status {
         let mut core = self.core();
         let (cursor, checksum) = (core.replica.cursor(), core.replica.checksum());
-        let (entries, proven, mode) = (core.replica.len(), core.replica.proven_at(), core.replica.mode());
+        let (entries, proven, mode) = (
+            core.replica.len(),
+            core.replica.proven_at(),
+            core.replica.mode(),
+        );
         drop(core);
         let (mode, reason) = match mode {
             Mode::Push => (ShownMode::Push, None),

@@ -56,7 +56,12 @@ struct Queue {
 impl Subscriptions {
     pub(crate) fn new() -> Self {
         let all = Mutex::new(BTreeMap::new());
-        Self { all, next: AtomicU64::new(1), delivery: Delivery::new(), tally: Arc::default() }
+        Self {
+            all,
+            next: AtomicU64::new(1),
+            delivery: Delivery::new(),
+            tally: Arc::default(),
+        }
     }
 
     /// Adds a subscription. The caller holds the engine's lock, so that no revision slips between `first` and the next.
@@ -70,7 +75,9 @@ impl Subscriptions {
         let id = SubscriptionId(self.next.fetch_add(1, Ordering::Relaxed));
         let mut queue = Queue::default();
         if filter.state {
-            queue.events.extend(first.map(|snapshot| Event::State(filter.narrow(snapshot))));
+            queue
+                .events
+                .extend(first.map(|snapshot| Event::State(filter.narrow(snapshot))));
         }
         let subscription = Arc::new(Subscription {
             filter,
@@ -85,7 +92,9 @@ impl Subscriptions {
     }
 
     pub(crate) fn remove(&self, id: SubscriptionId) -> bool {
-        let Some(subscription) = lock(&self.all).remove(&id) else { return false };
+        let Some(subscription) = lock(&self.all).remove(&id) else {
+            return false;
+        };
         subscription.close();
         true
     }
@@ -134,7 +143,12 @@ impl Subscription {
                 None => return false,
             },
             Event::Resynced(set) => {
-                let nothing = || Arc::new(ChangeSet { changes: Vec::new(), ..**set });
+                let nothing = || {
+                    Arc::new(ChangeSet {
+                        changes: Vec::new(),
+                        ..**set
+                    })
+                };
                 Event::Resynced(self.filter.apply(set).unwrap_or_else(nothing))
             }
             Event::State(state) if self.filter.state => Event::State(self.filter.narrow(state)),
@@ -172,7 +186,10 @@ impl Subscription {
         (self.state)(&mut |snapshot| {
             let mut queue = lock(&self.queue);
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
-            event = Some(Event::Lagged { missed, state: self.filter.narrow(&snapshot) });
+            event = Some(Event::Lagged {
+                missed,
+                state: self.filter.narrow(&snapshot),
+            });
         });
         self.tally.lagged.fetch_add(1, Ordering::Relaxed);
         event

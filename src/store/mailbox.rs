@@ -73,7 +73,10 @@ impl Content {
     fn put(&mut self, notice: Notice) {
         if let Notice::Changed { epoch, revision } = notice {
             for waiting in &mut self.notices {
-                if let Notice::Changed { epoch: same, revision: newest } = waiting
+                if let Notice::Changed {
+                    epoch: same,
+                    revision: newest,
+                } = waiting
                     && *same == epoch
                     && newest.get() > 0
                     && revision.get() > 0
@@ -83,11 +86,19 @@ impl Content {
                 }
             }
         }
-        if self.notices.len() < CAPACITY { self.notices.push_back(notice) } else { self.strange = true }
+        if self.notices.len() < CAPACITY {
+            self.notices.push_back(notice)
+        } else {
+            self.strange = true
+        }
     }
 
     fn drain(&mut self) -> Vec<Heard> {
-        let mut heard: Vec<Heard> = self.notices.drain(..).map(|notice| Heard::Notice(Some(notice))).collect();
+        let mut heard: Vec<Heard> = self
+            .notices
+            .drain(..)
+            .map(|notice| Heard::Notice(Some(notice)))
+            .collect();
         if std::mem::take(&mut self.strange) {
             heard.push(Heard::Notice(None));
         }
@@ -107,13 +118,19 @@ mod tests {
         for revision in [3, 7, 5].map(Revision::new) {
             mailbox.put(&Notice::Changed { epoch, revision }.encode());
         }
-        let newest = Notice::Changed { epoch, revision: Revision::new(7) };
+        let newest = Notice::Changed {
+            epoch,
+            revision: Revision::new(7),
+        };
         assert_eq!(mailbox.take().await, [Heard::Notice(Some(newest))]);
         for nonce in 0..10_000 {
             mailbox.put(&Notice::Nonce(nonce).encode());
         }
         let heard = mailbox.take().await;
-        assert_eq!((heard.len(), heard.last()), (CAPACITY + 1, Some(&Heard::Notice(None))));
+        assert_eq!(
+            (heard.len(), heard.last()),
+            (CAPACITY + 1, Some(&Heard::Notice(None)))
+        );
     }
 
     #[tokio::test]

@@ -9,11 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Heard, Listener, Mailbox, Recorded, RecordedChange, Store, Task, WriteAnswer, WriteRequest};
+use super::{
+    Heard, Listener, Mailbox, Recorded, RecordedChange, Store, Task, WriteAnswer, WriteRequest,
+};
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Head, Loaded, Page};
 use crate::core::{
-    Checksum, Cursor, Entry, Epoch, Fold, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
+    Checksum, Cursor, Entry, Epoch, Fold, Journaled, JournaledChange, Key, Revision, RevisionId,
+    Value,
 };
 use crate::error::{Kind, Result};
 use crate::runtime::clock;
@@ -84,7 +87,10 @@ impl MemoryDatabase {
     }
 
     pub(crate) fn store(&self, instance: u64) -> Arc<dyn Store> {
-        Arc::new(MemoryStore { shared: self.shared.clone(), instance })
+        Arc::new(MemoryStore {
+            shared: self.shared.clone(),
+            instance,
+        })
     }
 }
 
@@ -136,22 +142,37 @@ fn random_bits() -> u128 {
 }
 
 fn micros(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Content {
     fn cursor(&self) -> Cursor {
-        Cursor { epoch: self.epoch, revision: self.revision, id: self.id }
+        Cursor {
+            epoch: self.epoch,
+            revision: self.revision,
+            id: self.id,
+        }
     }
 
     fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
         let row = self.entries.get(key)?;
-        Some(Arc::new(Entry::new(key.clone(), Value::stored(&row.text), row.revision, row.at_micros)))
+        Some(Arc::new(Entry::new(
+            key.clone(),
+            Value::stored(&row.text),
+            row.revision,
+            row.at_micros,
+        )))
     }
 
     fn id_of(&self, revision: Revision) -> Option<RevisionId> {
-        if revision == self.revision { Some(self.id) } else { self.journal.get(&revision).map(|kept| kept.id) }
+        if revision == self.revision {
+            Some(self.id)
+        } else {
+            self.journal.get(&revision).map(|kept| kept.id)
+        }
     }
 
     fn check(&self, item: &Item) -> Result<()> {
@@ -160,49 +181,98 @@ impl Content {
             None => return Ok(()),
             Some(Precondition::Absent) => (present.is_none(), "absent".to_owned()),
             Some(Precondition::Present) => (present.is_some(), "present".to_owned()),
-            Some(Precondition::Revision(revision)) => (present == Some(revision), format!("at revision {revision}")),
+            Some(Precondition::Revision(revision)) => {
+                (present == Some(revision), format!("at revision {revision}"))
+            }
         };
-        let actual = present.map_or_else(|| "absent".to_owned(), |revision| format!("at revision {revision}"));
-        if holds { Ok(()) } else { Err(Kind::Conflict { key: item.key.clone(), expected, actual }.into()) }
+        let actual = present.map_or_else(
+            || "absent".to_owned(),
+            |revision| format!("at revision {revision}"),
+        );
+        if holds {
+            Ok(())
+        } else {
+            Err(Kind::Conflict {
+                key: item.key.clone(),
+                expected,
+                actual,
+            }
+            .into())
+        }
     }
 
     fn replay(&self, idempotency_key: &str) -> Option<(Revision, &Kept)> {
         let found = |kept: &Kept| kept.idempotency_key.as_deref() == Some(idempotency_key);
-        self.journal.iter().find(|(_, kept)| found(kept)).map(|(revision, kept)| (*revision, kept))
+        self.journal
+            .iter()
+            .find(|(_, kept)| found(kept))
+            .map(|(revision, kept)| (*revision, kept))
     }
 
     /// Gives the changes a revision and tells the listeners.
-    fn seal(&mut self, changes: Vec<RecordedChange>, origin: Option<u64>, idempotency_key: Option<String>) -> Journaled {
+    fn seal(
+        &mut self,
+        changes: Vec<RecordedChange>,
+        origin: Option<u64>,
+        idempotency_key: Option<String>,
+    ) -> Journaled {
         let at = clock::wall();
         self.revision = self.revision.next();
         self.id = RevisionId::from_u128(random_bits());
         for change in &changes {
             match &change.new {
                 Some(text) => {
-                    let row = Row { text: text.clone(), revision: self.revision, at_micros: micros(at) };
+                    let row = Row {
+                        text: text.clone(),
+                        revision: self.revision,
+                        at_micros: micros(at),
+                    };
                     drop(self.entries.insert(change.key.clone(), row));
                 }
                 None => drop(self.entries.remove(&change.key)),
             }
         }
-        let kept = Kept { id: self.id, at, origin, idempotency_key, changes };
+        let kept = Kept {
+            id: self.id,
+            at,
+            origin,
+            idempotency_key,
+            changes,
+        };
         let journaled = journaled(self.revision, &kept);
         self.journal.insert(self.revision, kept);
-        self.ring(&Notice::Changed { epoch: self.epoch, revision: self.revision }.encode());
+        self.ring(
+            &Notice::Changed {
+                epoch: self.epoch,
+                revision: self.revision,
+            }
+            .encode(),
+        );
         journaled
     }
 
     fn ring(&mut self, text: &str) {
-        self.listeners.retain(|listener| listener.upgrade().is_some_and(|mailbox| {
-            mailbox.put(text);
-            true
-        }));
+        self.listeners.retain(|listener| {
+            listener.upgrade().is_some_and(|mailbox| {
+                mailbox.put(text);
+                true
+            })
+        });
     }
 }
 
 fn journaled(revision: Revision, kept: &Kept) -> Journaled {
-    let changes = kept.changes.iter().map(|change| JournaledChange { key: change.key.clone(), new: change.new.clone() });
-    Journaled { revision, id: kept.id, at_micros: micros(kept.at), origin: kept.origin, changes: changes.collect() }
+    let changes = kept.changes.iter().map(|change| JournaledChange {
+        key: change.key.clone(),
+        new: change.new.clone(),
+    });
+    Journaled {
+        revision,
+        id: kept.id,
+        at_micros: micros(kept.at),
+        origin: kept.origin,
+        changes: changes.collect(),
+    }
 }
 
 #[async_trait]
@@ -216,13 +286,19 @@ impl Store for MemoryStore {
     }
 
     async fn open(&self) -> Result<Arc<dyn Listener>> {
-        Ok(Arc::new(MemoryListener { shared: self.shared.clone(), mailbox: Arc::default() }))
+        Ok(Arc::new(MemoryListener {
+            shared: self.shared.clone(),
+            mailbox: Arc::default(),
+        }))
     }
 
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
         let mut content = self.shared.content();
         let epoch = content.epoch;
-        let replayed = request.idempotency_key.as_deref().and_then(|key| content.replay(key));
+        let replayed = request
+            .idempotency_key
+            .as_deref()
+            .and_then(|key| content.replay(key));
         let (journaled, changed, replayed) = match replayed {
             Some((revision, kept)) => (journaled(revision, kept), true, true),
             None => {
@@ -241,21 +317,38 @@ impl Store for MemoryStore {
                     .collect();
                 if changes.is_empty() {
                     let Cursor { revision, id, .. } = content.cursor();
-                    let none = Journaled { revision, id, at_micros: 0, origin: None, changes: Vec::new() };
+                    let none = Journaled {
+                        revision,
+                        id,
+                        at_micros: 0,
+                        origin: None,
+                        changes: Vec::new(),
+                    };
                     (none, false, false)
                 } else {
-                    let sealed = content.seal(changes, Some(self.instance), request.idempotency_key.clone());
+                    let sealed = content.seal(
+                        changes,
+                        Some(self.instance),
+                        request.idempotency_key.clone(),
+                    );
                     (sealed, true, false)
                 }
             }
         };
-        let touched = |key: &Key| !replayed && journaled.changes.iter().any(|change| change.key == *key);
+        let touched =
+            |key: &Key| !replayed && journaled.changes.iter().any(|change| change.key == *key);
         let keys = request.items.iter().map(|item| WrittenKey {
             key: item.key.clone(),
             entry: content.entry(&item.key),
             changed: touched(&item.key),
         });
-        Ok(WriteAnswer { epoch, keys: keys.collect(), changed, replayed, journaled })
+        Ok(WriteAnswer {
+            epoch,
+            keys: keys.collect(),
+            changed,
+            replayed,
+            journaled,
+        })
     }
 
     async fn notify(&self, text: &str) -> Result<()> {
@@ -265,7 +358,10 @@ impl Store for MemoryStore {
 
     async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
         let (now, mut content) = (clock::wall(), self.shared.content());
-        let taken = content.claims.get(task.as_str()).is_some_and(|at| *at + every > now);
+        let taken = content
+            .claims
+            .get(task.as_str())
+            .is_some_and(|at| *at + every > now);
         if !taken {
             content.claims.insert(task.as_str(), now);
         }
@@ -284,7 +380,11 @@ impl Store for MemoryStore {
     async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
         let mut content = self.shared.content();
         content.audits += 1;
-        content.audit = Some(AuditReport { number: content.audits, revision, checksum });
+        content.audit = Some(AuditReport {
+            number: content.audits,
+            revision,
+            checksum,
+        });
         Ok(())
     }
 
@@ -297,7 +397,13 @@ impl Store for MemoryStore {
         let mut content = self.shared.content();
         if content.epoch == expected {
             content.epoch = Epoch::from_u128(random_bits());
-            content.ring(&Notice::Changed { epoch: expected, revision: Revision::ZERO }.encode());
+            content.ring(
+                &Notice::Changed {
+                    epoch: expected,
+                    revision: Revision::ZERO,
+                }
+                .encode(),
+            );
         }
         Ok(())
     }
@@ -305,9 +411,15 @@ impl Store for MemoryStore {
     async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
         let (now, mut content) = (clock::wall(), self.shared.content());
         let newest = content.revision;
-        let old = |(revision, kept): &(&Revision, &Kept)| **revision < newest && kept.at + keep < now;
-        let trimmed: Vec<Revision> =
-            content.journal.iter().take_while(old).map(|(revision, _)| *revision).take(batch as usize).collect();
+        let old =
+            |(revision, kept): &(&Revision, &Kept)| **revision < newest && kept.at + keep < now;
+        let trimmed: Vec<Revision> = content
+            .journal
+            .iter()
+            .take_while(old)
+            .map(|(revision, _)| *revision)
+            .take(batch as usize)
+            .collect();
         for revision in &trimmed {
             content.journal.remove(revision);
             content.floor = revision.next();
@@ -317,13 +429,21 @@ impl Store for MemoryStore {
 
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         let content = self.shared.content();
-        let known = after.revision == Revision::ZERO || content.id_of(after.revision) == Some(after.id);
+        let known =
+            after.revision == Revision::ZERO || content.id_of(after.revision) == Some(after.id);
         if after.epoch != content.epoch || !known || after.revision.next() < content.floor {
             return Ok(None);
         }
-        let later = content.journal.range(after.revision.next()..).take(limit as usize);
+        let later = content
+            .journal
+            .range(after.revision.next()..)
+            .take(limit as usize);
         let recorded = |(revision, kept): (&Revision, &Kept)| Recorded {
-            cursor: Cursor { epoch: content.epoch, revision: *revision, id: kept.id },
+            cursor: Cursor {
+                epoch: content.epoch,
+                revision: *revision,
+                id: kept.id,
+            },
             changes: kept.changes.clone(),
         };
         Ok(Some(later.map(recorded).collect()))
@@ -335,29 +455,56 @@ impl Store for MemoryStore {
 #[async_trait]
 impl Listener for MemoryListener {
     async fn listen(&self) -> Result<()> {
-        self.shared.content().listeners.push(Arc::downgrade(&self.mailbox));
+        self.shared
+            .content()
+            .listeners
+            .push(Arc::downgrade(&self.mailbox));
         Ok(())
     }
 
     async fn head(&self, own: Revision) -> Result<Head> {
         let content = self.shared.content();
-        let Cursor { epoch, revision, .. } = content.cursor();
-        Ok(Head { epoch, revision, own_id: content.id_of(own), audit: content.audit })
+        let Cursor {
+            epoch, revision, ..
+        } = content.cursor();
+        Ok(Head {
+            epoch,
+            revision,
+            own_id: content.id_of(own),
+            audit: content.audit,
+        })
     }
 
     async fn page(&self, after: Revision) -> Result<Page> {
         let content = self.shared.content();
         let later = content.journal.range(after.next()..);
-        let revisions: Vec<Journaled> =
-            later.take(PAGE).map(|(revision, kept)| journaled(*revision, kept)).collect();
-        let more = revisions.last().is_some_and(|last| last.revision < content.revision);
-        Ok(Page { anchor: content.id_of(after), floor: Some(content.floor), revisions, more })
+        let revisions: Vec<Journaled> = later
+            .take(PAGE)
+            .map(|(revision, kept)| journaled(*revision, kept))
+            .collect();
+        let more = revisions
+            .last()
+            .is_some_and(|last| last.revision < content.revision);
+        Ok(Page {
+            anchor: content.id_of(after),
+            floor: Some(content.floor),
+            revisions,
+            more,
+        })
     }
 
     async fn snapshot(&self) -> Result<Loaded> {
         let content = self.shared.content();
-        let entries = content.entries.keys().filter_map(|key| content.entry(key)).collect();
-        Ok(Loaded { cursor: content.cursor(), audit: content.audit, entries })
+        let entries = content
+            .entries
+            .keys()
+            .filter_map(|key| content.entry(key))
+            .collect();
+        Ok(Loaded {
+            cursor: content.cursor(),
+            audit: content.audit,
+            entries,
+        })
     }
 
     async fn heard(&self) -> Vec<Heard> {
@@ -368,4 +515,3 @@ impl Listener for MemoryListener {
         self.mailbox.lose("closed");
     }
 }
-

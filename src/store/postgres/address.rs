@@ -10,20 +10,39 @@ const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Parses the URL of a setting.
 pub(super) fn parse(setting: &str, url: &str, settings: &Settings) -> Result<Config> {
-    for word in ["sslmode=verify-ca", "sslmode=verify-full", "sslmode=require", "sslrootcert="] {
+    for word in [
+        "sslmode=verify-ca",
+        "sslmode=verify-full",
+        "sslmode=require",
+        "sslrootcert=",
+    ] {
         if url.contains(word) {
-            let problem = format!("{word} needs TLS, which this build does not have; without TLS write sslmode=disable");
+            let problem = format!(
+                "{word} needs TLS, which this build does not have; without TLS write sslmode=disable"
+            );
             return Err(Error::setting(setting, "…", problem));
         }
     }
-    let mut config: Config = url
-        .parse()
-        .map_err(|error: tokio_postgres::Error| Error::setting(setting, "…", format!("not a PostgreSQL URL: {}", cause(&error))))?;
+    let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
+        Error::setting(
+            setting,
+            "…",
+            format!("not a PostgreSQL URL: {}", cause(&error)),
+        )
+    })?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(Error::setting(setting, "…", "names no host; write postgres://user@host:5432/database"));
+        return Err(Error::setting(
+            setting,
+            "…",
+            "names no host; write postgres://user@host:5432/database",
+        ));
     }
     if config.get_user().is_none() {
-        return Err(Error::setting(setting, "…", "names no user; write postgres://user@host:5432/database"));
+        return Err(Error::setting(
+            setting,
+            "…",
+            "names no user; write postgres://user@host:5432/database",
+        ));
     }
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
@@ -61,7 +80,11 @@ pub(super) fn describe(config: &Config) -> String {
             tokio_postgres::config::Host::Unix(path) => format!("{}:{port}", path.display()),
         })
         .collect();
-    format!("{}/{}", hosts.join(","), config.get_dbname().or(config.get_user()).unwrap_or(""))
+    format!(
+        "{}/{}",
+        hosts.join(","),
+        config.get_dbname().or(config.get_user()).unwrap_or("")
+    )
 }
 
 #[cfg(test)]
@@ -71,10 +94,20 @@ mod tests {
     #[test]
     fn a_wrong_url_is_named_by_its_setting_and_never_shown() {
         let settings = Settings::default();
-        for url in ["postgres://u:hunter2@", "nonsense hunter2", "postgres://u:hunter2@h:hunter2/d", "postgres://u:hunter2@h/d?sslmode=verify-full", ""] {
+        for url in [
+            "postgres://u:hunter2@",
+            "nonsense hunter2",
+            "postgres://u:hunter2@h:hunter2/d",
+            "postgres://u:hunter2@h/d?sslmode=verify-full",
+            "",
+        ] {
             let error = parse("database_url", url, &settings).unwrap_err();
             assert!(error.is_invalid_input(), "{url}");
-            assert!(error.to_string().contains("database_url") && !error.to_string().contains("hunter2"), "{error}");
+            assert!(
+                error.to_string().contains("database_url")
+                    && !error.to_string().contains("hunter2"),
+                "{error}"
+            );
         }
         let config = parse("database_url", "postgres://u:hunter2@h:5433/d", &settings).unwrap();
         assert_eq!(describe(&config), "h:5433/d");

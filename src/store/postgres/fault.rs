@@ -24,23 +24,38 @@ pub(super) fn read(what: &str, error: &tokio_postgres::Error) -> Error {
 pub(super) fn write(what: &str, error: &tokio_postgres::Error, items: &[Item]) -> Error {
     match error.as_db_error() {
         // A session that is being ended does not tell whether its commit came first.
-        Some(db) if matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) => unknown(what, db.message()),
+        Some(db)
+            if matches!(
+                db.parsed_severity(),
+                Some(Severity::Fatal | Severity::Panic)
+            ) =>
+        {
+            unknown(what, db.message())
+        }
         Some(db) => of_write(what, db, items),
         None => unknown(what, &cause(error)),
     }
 }
 
 pub(super) fn unknown(what: &str, problem: &str) -> Error {
-    Kind::OutcomeUnknown { what: what.to_owned(), problem: problem.to_owned() }.into()
+    Kind::OutcomeUnknown {
+        what: what.to_owned(),
+        problem: problem.to_owned(),
+    }
+    .into()
 }
 
 /// An error of taking a connection from the pool: nothing was sent.
 pub(super) fn pool(what: &str, error: &PoolError) -> Error {
     match error {
         PoolError::Backend(error) => read(what, error),
-        PoolError::Timeout(_) => Error::unavailable(what, "no connection of the pool became free in time"),
+        PoolError::Timeout(_) => {
+            Error::unavailable(what, "no connection of the pool became free in time")
+        }
         PoolError::Closed => Kind::Closed.into(),
-        PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => Error::unavailable(what, "the pool gave no connection"),
+        PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+            Error::unavailable(what, "the pool gave no connection")
+        }
     }
 }
 
@@ -59,12 +74,24 @@ fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
         return conflict(db, items);
     }
     if *code == SqlState::CHECK_VIOLATION && db.constraint() == Some("sync_config_value_bounds") {
-        return Kind::Value { key: failing_key(db, items), error: ValueError::Expands }.into();
+        return Kind::Value {
+            key: failing_key(db, items),
+            error: ValueError::Expands,
+        }
+        .into();
     }
-    let json = [SqlState::UNTRANSLATABLE_CHARACTER, SqlState::INVALID_TEXT_REPRESENTATION, SqlState::NUMERIC_VALUE_OUT_OF_RANGE];
+    let json = [
+        SqlState::UNTRANSLATABLE_CHARACTER,
+        SqlState::INVALID_TEXT_REPRESENTATION,
+        SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+    ];
     if json.contains(code) && items.len() == 1 {
         let error = ValueError::Syntax(format!("PostgreSQL cannot hold it ({})", db.message()));
-        return Kind::Value { key: items[0].key.clone(), error }.into();
+        return Kind::Value {
+            key: items[0].key.clone(),
+            error,
+        }
+        .into();
     }
     refused(what, db)
 }
@@ -84,41 +111,73 @@ fn refused(what: &str, db: &DbError) -> Error {
         _ if again.contains(code) => Kind::Retryable { what, problem }.into(),
         "42501" | "28000" | "28P01" => Kind::Denied { what, problem }.into(),
         "42P01" | "42883" | "3F000" => {
-            let problem = format!("{problem}; the schema is missing or older: run `sync-config migrate`");
+            let problem =
+                format!("{problem}; the schema is missing or older: run `sync-config migrate`");
             Kind::Refused { what, problem }.into()
         }
         // Read-only, shutting down, starting up, out of connections or disk: it may get better.
         "25006" => Error::unavailable(what, format!("{problem}; the server takes no writes")),
-        code if ["57", "53", "08"].iter().any(|class| code.starts_with(class)) => Error::unavailable(what, problem),
-        // Other messages can quote a part of what was sent.
-        code if code.starts_with("22") || code.starts_with("23") => {
-            Kind::Refused { what, problem: format!("SQLSTATE {code}{}", constraint(db)) }.into()
+        code if ["57", "53", "08"]
+            .iter()
+            .any(|class| code.starts_with(class)) =>
+        {
+            Error::unavailable(what, problem)
         }
+        // Other messages can quote a part of what was sent.
+        code if code.starts_with("22") || code.starts_with("23") => Kind::Refused {
+            what,
+            problem: format!("SQLSTATE {code}{}", constraint(db)),
+        }
+        .into(),
         _ => Kind::Refused { what, problem }.into(),
     }
 }
 
 fn constraint(db: &DbError) -> String {
-    db.constraint().map_or_else(String::new, |name| format!(", constraint {name}"))
+    db.constraint()
+        .map_or_else(String::new, |name| format!(", constraint {name}"))
 }
 
 fn conflict(db: &DbError, items: &[Item]) -> Error {
-    let detail: serde_json::Value = db.detail().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let number = |name: &str| detail.get(name).and_then(serde_json::Value::as_i64).unwrap_or_default();
+    let detail: serde_json::Value = db
+        .detail()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let number = |name: &str| {
+        detail
+            .get(name)
+            .and_then(serde_json::Value::as_i64)
+            .unwrap_or_default()
+    };
     let shown = |number: i64| match number {
         0 => "absent".to_owned(),
         -1 => "present".to_owned(),
         revision => format!("at revision {revision}"),
     };
-    let key = detail.get("key").and_then(|key| key.as_str()).map(Key::stored);
-    let key = key.or_else(|| items.first().map(|item| item.key.clone())).unwrap_or_else(|| Key::stored("?"));
-    Kind::Conflict { key, expected: shown(number("expected")), actual: shown(number("actual")) }.into()
+    let key = detail
+        .get("key")
+        .and_then(|key| key.as_str())
+        .map(Key::stored);
+    let key = key
+        .or_else(|| items.first().map(|item| item.key.clone()))
+        .unwrap_or_else(|| Key::stored("?"));
+    Kind::Conflict {
+        key,
+        expected: shown(number("expected")),
+        actual: shown(number("actual")),
+    }
+    .into()
 }
 
 /// The key in "Failing row contains (key, value, …)"; the rest of that text must not be shown.
 fn failing_key(db: &DbError, items: &[Item]) -> Key {
-    let row = db.detail().and_then(|detail| detail.split_once('(')).map_or("", |(_, row)| row);
-    let named = items.iter().filter(|item| row.starts_with(item.key.as_str()));
+    let row = db
+        .detail()
+        .and_then(|detail| detail.split_once('('))
+        .map_or("", |(_, row)| row);
+    let named = items
+        .iter()
+        .filter(|item| row.starts_with(item.key.as_str()));
     let longest = named.max_by_key(|item| item.key.len()).or(items.first());
     longest.map_or_else(|| Key::stored("?"), |item| item.key.clone())
 }

@@ -4,10 +4,12 @@
 //! stalls is given up after [`STALL`].
 
 use std::future::{Future, poll_fn};
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use deadpool_postgres::ClientWrapper;
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -28,8 +30,11 @@ const STALL: Duration = Duration::from_secs(5);
 /// How long a connection may take to say good-bye.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// A connection of our own, or one taken from a pool.
+type Held = Box<dyn DerefMut<Target = Client> + Send + Sync>;
+
 pub(super) struct PgListener {
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Held>>,
     head: String,
     page: String,
     entries: String,
@@ -41,10 +46,16 @@ pub(super) struct PgListener {
 
 impl PgListener {
     /// Opens a connection of its own and keeps its socket drained.
-    pub(super) async fn connect(address: &Config, queries: &Queries, channel: &str) -> Result<Self> {
+    pub(super) async fn connect(
+        address: &Config,
+        queries: &Queries,
+        channel: &str,
+    ) -> Result<Self> {
         let what = "opening the listening session";
-        let (client, mut connection) =
-            address.connect(NoTls).await.map_err(|error| fault::read(what, &error))?;
+        let (client, mut connection) = address
+            .connect(NoTls)
+            .await
+            .map_err(|error| fault::read(what, &error))?;
         let mailbox = Arc::new(Mailbox::default());
         let drain = mailbox.clone();
         let socket = tokio::spawn(async move {
@@ -57,22 +68,26 @@ impl PgListener {
                 }
             }
         });
+        let client: Held = Box::new(Box::new(client));
         let listener = Self::new(client, queries, Some(channel), mailbox, Some(socket));
         let set_up = listener.client.lock().await;
         if let Some(client) = &*set_up {
-            client.query_typed(&queries.session, &[]).await.map_err(|error| fault::read(what, &error))?;
+            client
+                .query_typed(&queries.session, &[])
+                .await
+                .map_err(|error| fault::read(what, &error))?;
         }
         drop(set_up);
         Ok(listener)
     }
 
     /// A session of a pool, which drops notices: it only reads.
-    pub(super) fn deaf(client: Client, queries: &Queries) -> Self {
-        Self::new(client, queries, None, Arc::default(), None)
+    pub(super) fn deaf(client: ClientWrapper, queries: &Queries) -> Self {
+        Self::new(Box::new(client), queries, None, Arc::default(), None)
     }
 
     fn new(
-        client: Client,
+        client: Held,
         queries: &Queries,
         channel: Option<&str>,
         mailbox: Arc<Mailbox>,
@@ -94,7 +109,10 @@ impl PgListener {
 impl Listener for PgListener {
     async fn listen(&self) -> Result<()> {
         let Some(channel) = &self.channel else {
-            return Err(Error::unavailable("LISTEN", "a pool was handed in without an address; set listen_database_url"));
+            return Err(Error::unavailable(
+                "LISTEN",
+                "a pool was handed in without an address; set listen_database_url",
+            ));
         };
         let sql = format!("LISTEN {}", quote(channel));
         let client = self.client.lock().await;
@@ -103,8 +121,14 @@ impl Listener for PgListener {
             // Releases before 18.2, 17.8, 16.12 … can refuse LISTEN after a vacuum until the queue's tail moves, which
             // this function makes it do.
             let nudge = "SELECT pg_catalog.pg_notification_queue_usage()";
-            client.batch_execute(nudge).await.map_err(|error| fault::read("LISTEN", &error))?;
-            client.batch_execute(&sql).await.map_err(|error| fault::read("LISTEN", &error))?;
+            client
+                .batch_execute(nudge)
+                .await
+                .map_err(|error| fault::read("LISTEN", &error))?;
+            client
+                .batch_execute(&sql)
+                .await
+                .map_err(|error| fault::read("LISTEN", &error))?;
         }
         Ok(())
     }
@@ -114,7 +138,10 @@ impl Listener for PgListener {
         let client = self.client.lock().await;
         let client = client.as_ref().ok_or_else(gone)?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&rows::number(own), Type::INT8)];
-        let found = client.query_typed(&self.head, &params).await.map_err(|error| fault::read(what, &error))?;
+        let found = client
+            .query_typed(&self.head, &params)
+            .await
+            .map_err(|error| fault::read(what, &error))?;
         let row = found.first().ok_or_else(|| rows::strange(what))?;
         refuse_standby(what, row)?;
         rows::head(row).ok_or_else(|| rows::strange(what))
@@ -139,7 +166,10 @@ impl Listener for PgListener {
         let mut client = self.client.lock().await;
         let client = client.as_mut().ok_or_else(gone)?;
         // Head and entries must be of one moment; dropping the transaction early rolls it back.
-        let view = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+        let view = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true);
         let view = moving(what, view.start()).await?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
         let head = moving(what, view.query_typed(&self.head, &params)).await?;
@@ -156,7 +186,11 @@ impl Listener for PgListener {
             }
         }
         moving(what, view.commit()).await?;
-        Ok(Loaded { cursor, audit: rows::audit(row), entries })
+        Ok(Loaded {
+            cursor,
+            audit: rows::audit(row),
+            entries,
+        })
     }
 
     async fn heard(&self) -> Vec<Heard> {
@@ -166,7 +200,9 @@ impl Listener for PgListener {
     async fn close(&self) {
         // Without its client the connection says good-bye by itself; a frozen one is cut.
         drop(self.client.lock().await.take());
-        let Some(mut socket) = self.socket.lock().await.take() else { return };
+        let Some(mut socket) = self.socket.lock().await.take() else {
+            return;
+        };
         if tokio::time::timeout(FAREWELL, &mut socket).await.is_err() {
             socket.abort();
             // The end of an aborted task is all there is to learn.
@@ -190,15 +226,24 @@ fn gone() -> Error {
 /// A standby lags behind and hears nothing: its head proves nothing.
 fn refuse_standby(what: &str, row: &tokio_postgres::Row) -> Result<()> {
     if rows::standby(row) {
-        return Err(Error::unavailable(what, "the server is a standby; connect to the primary"));
+        return Err(Error::unavailable(
+            what,
+            "the server is a standby; connect to the primary",
+        ));
     }
     Ok(())
 }
 
 /// Gives a stream up that has stalled.
-async fn moving<T>(what: &str, next: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
+async fn moving<T>(
+    what: &str,
+    next: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
     match tokio::time::timeout(STALL, next).await {
         Ok(result) => result.map_err(|error| fault::read(what, &error)),
-        Err(_) => Err(Error::unavailable(what, format!("nothing came for {}", humantime::format_duration(STALL)))),
+        Err(_) => Err(Error::unavailable(
+            what,
+            format!("nothing came for {}", humantime::format_duration(STALL)),
+        )),
     }
 }

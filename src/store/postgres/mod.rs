@@ -24,6 +24,7 @@ use tokio_postgres::{Config, IsolationLevel, NoTls, Row};
 
 use self::identifier::{Names, QualifiedName};
 use self::listener::PgListener;
+use self::migrate::Installed;
 use self::queries::Queries;
 use super::{Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
 use crate::core::{Checksum, Cursor, Epoch, Fold, Key, Revision};
@@ -52,10 +53,19 @@ pub(super) struct Prepared {
 
 impl PostgresStore {
     pub(crate) fn new(settings: &Settings, pool: Option<Pool>, instance: u64) -> Result<Self> {
-        let url = settings.database_url.as_deref().map(|url| address::parse("database_url", url, settings)).transpose()?;
+        let url = settings
+            .database_url
+            .as_deref()
+            .map(|url| address::parse("database_url", url, settings))
+            .transpose()?;
         let listen = settings.listen_database_url.as_deref();
-        let listen = listen.map(|url| address::parse("listen_database_url", url, settings)).transpose()?;
-        let place = url.as_ref().or(listen.as_ref()).map_or_else(|| "a pool".to_owned(), address::describe);
+        let listen = listen
+            .map(|url| address::parse("listen_database_url", url, settings))
+            .transpose()?;
+        let place = url
+            .as_ref()
+            .or(listen.as_ref())
+            .map_or_else(|| "a pool".to_owned(), address::describe);
         let description = format!("PostgreSQL {place} table {}", settings.table_name);
         let own_pool = pool.is_none();
         let pool = match (pool, &url) {
@@ -67,15 +77,28 @@ impl PostgresStore {
             }
         };
         let (settings, prepared) = (settings.clone(), OnceCell::new());
-        Ok(Self { pool, own_pool, address: listen.or(url), description, settings, instance, prepared })
+        Ok(Self {
+            pool,
+            own_pool,
+            address: listen.or(url),
+            description,
+            settings,
+            instance,
+            prepared,
+        })
     }
 
     async fn client(&self, what: &str) -> Result<Object> {
-        self.pool.get().await.map_err(|error| fault::pool(what, &error))
+        self.pool
+            .get()
+            .await
+            .map_err(|error| fault::pool(what, &error))
     }
 
     async fn prepared(&self) -> Result<&Prepared> {
-        self.prepared.get_or_try_init(|| self.prepare_schema()).await
+        self.prepared
+            .get_or_try_init(|| self.prepare_schema())
+            .await
     }
 
     /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
@@ -84,22 +107,37 @@ impl PostgresStore {
         let client = self.client("connecting").await?;
         let names = self.names(&client).await?;
         let settings = &self.settings;
-        let found = migrate::installed(&client, &names).await.map_err(fault::migrate)?;
-        if settings.migrate && found.wants_migration() {
-            let migrated = migrate::migrate(&client, &names, &settings.channel).await.map_err(fault::migrate)?;
+        let found = migrate::installed(&client, &names)
+            .await
+            .map_err(fault::migrate)?;
+        let complete = matches!(&found, Installed::Yes { missing, .. } if missing.is_empty());
+        let found = if settings.migrate && !complete {
+            let migrated = migrate::migrate(&client, &names, &settings.channel)
+                .await
+                .map_err(fault::migrate)?;
             report(&names, &migrated);
-        }
-        match migrate::installed(&client, &names).await.map_err(fault::migrate)? {
-            migrate::Installed::Nothing => Err(Error::refused(
+            migrate::installed(&client, &names)
+                .await
+                .map_err(fault::migrate)?
+        } else {
+            found
+        };
+        match found {
+            Installed::No => Err(Error::refused(
                 format!("table {}", names.table()),
                 "has no sync-config schema; run `sync-config migrate`, or give its SQL (`migrate --print`) to the owner",
             )),
-            migrate::Installed::Found { channel, .. } if channel != settings.channel => Err(Error::setting(
-                "channel",
-                &settings.channel,
-                format!("table {} notifies on channel {channel:?}; use that, or run `sync-config migrate` with the new one", names.table()),
-            )),
-            migrate::Installed::Found { channel, .. } => Ok(Prepared { queries: Queries::new(&names), channel }),
+            Installed::Yes { channel, .. } if channel != settings.channel => {
+                let table = names.table();
+                let problem = format!(
+                    "{table} notifies on {channel:?}; use that, or run `sync-config migrate` with the new one"
+                );
+                Err(Error::setting("channel", &settings.channel, problem))
+            }
+            Installed::Yes { channel, .. } => Ok(Prepared {
+                queries: Queries::new(&names),
+                channel,
+            }),
         }
     }
 
@@ -107,20 +145,38 @@ impl PostgresStore {
         let schema = match &self.settings.schema {
             Some(schema) => schema.clone(),
             None => {
-                let row = client.query_typed("SELECT pg_catalog.current_schema()", &[]).await;
+                let row = client
+                    .query_typed("SELECT pg_catalog.current_schema()", &[])
+                    .await;
                 let row = row.map_err(|error| fault::read("finding the schema", &error))?;
                 let schema: Option<String> = row.first().and_then(|row| row.get(0));
-                schema.ok_or_else(|| Error::setting("schema", "", "the connection has no schema to create in; name one"))?
+                schema.ok_or_else(|| {
+                    Error::setting(
+                        "schema",
+                        "",
+                        "the connection has no schema to create in; name one",
+                    )
+                })?
             }
         };
         let table = QualifiedName::parse(&schema, &self.settings.table_name);
-        Ok(Names::new(table.map_err(|error| Error::setting("table_name", &self.settings.table_name, error.to_string()))?))
+        Ok(Names::new(table.map_err(|error| {
+            Error::setting("table_name", &self.settings.table_name, error.to_string())
+        })?))
     }
 
     /// Runs one statement on a pooled connection.
-    async fn call(&self, what: &str, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Option<Row>> {
+    async fn call(
+        &self,
+        what: &str,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Option<Row>> {
         let client = self.client(what).await?;
-        let rows = client.query_typed(sql, params).await.map_err(|error| fault::read(what, &error))?;
+        let rows = client
+            .query_typed(sql, params)
+            .await
+            .map_err(|error| fault::read(what, &error))?;
         Ok(rows.into_iter().next())
     }
 
@@ -130,7 +186,13 @@ impl PostgresStore {
 }
 
 fn own(config: Config, settings: &Settings) -> Result<Pool> {
-    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let manager = Manager::from_config(
+        config,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
     Pool::builder(manager)
         .max_size(settings.max_connections)
         .wait_timeout(Some(settings.request_timeout))
@@ -147,7 +209,11 @@ fn report(names: &Names, migrated: &migrate::Migrated) {
     }
     if migrated.out_of_bounds_total > 0 {
         let keys = &migrated.out_of_bounds;
-        tracing::warn!(rows = migrated.out_of_bounds_total, ?keys, "rows beyond the bounds were left as they are");
+        tracing::warn!(
+            rows = migrated.out_of_bounds_total,
+            ?keys,
+            "rows beyond the bounds were left as they are"
+        );
     }
 }
 
@@ -162,7 +228,10 @@ impl Store for PostgresStore {
         // A schema change may have to wait for others to end; 30 s is the bound of its lock.
         match tokio::time::timeout(Duration::from_secs(40), prepare).await {
             Ok(done) => done,
-            Err(_) => Err(Error::unavailable("preparing the schema", "no answer within 40s")),
+            Err(_) => Err(Error::unavailable(
+                "preparing the schema",
+                "no answer within 40s",
+            )),
         }
     }
 
@@ -187,9 +256,13 @@ impl Store for PostgresStore {
         };
         let items = &request.items;
         let keys: Vec<&str> = items.iter().map(|item| item.key.as_str()).collect();
-        let values: Vec<Option<&str>> = items.iter().map(|item| item.value.as_ref().map(|value| value.as_json())).collect();
+        let values: Vec<Option<&str>> = items
+            .iter()
+            .map(|item| item.value.as_ref().map(|value| value.as_json()))
+            .collect();
         let conditional = items.iter().any(|item| item.precondition.is_some());
-        let expected: Option<Vec<Option<i64>>> = conditional.then(|| items.iter().map(expected).collect());
+        let expected: Option<Vec<Option<i64>>> =
+            conditional.then(|| items.iter().map(expected).collect());
         let origin = self.instance_text();
         let params: [(&(dyn ToSql + Sync), Type); 6] = [
             (&keys, Type::TEXT_ARRAY),
@@ -215,15 +288,25 @@ impl Store for PostgresStore {
     async fn notify(&self, text: &str) -> Result<()> {
         let prepared = self.prepared().await?;
         let sql = "SELECT pg_catalog.pg_notify($1, $2) WHERE pg_catalog.pg_notification_queue_usage() < 0.5";
-        self.call("notifying", sql, &[(&prepared.channel, Type::TEXT), (&text, Type::TEXT)]).await?;
+        self.call(
+            "notifying",
+            sql,
+            &[(&prepared.channel, Type::TEXT), (&text, Type::TEXT)],
+        )
+        .await?;
         Ok(())
     }
 
     async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
         let (prepared, instance) = (self.prepared().await?, self.instance_text());
-        let params: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&task.as_str(), Type::TEXT), (&every.as_secs_f64(), Type::FLOAT8), (&instance, Type::TEXT)];
-        let row = self.call("taking the fleet's turn", &prepared.queries.claim, &params).await?;
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&task.as_str(), Type::TEXT),
+            (&every.as_secs_f64(), Type::FLOAT8),
+            (&instance, Type::TEXT),
+        ];
+        let row = self
+            .call("taking the fleet's turn", &prepared.queries.claim, &params)
+            .await?;
         Ok(row.is_some_and(|row| row.get(0)))
     }
 
@@ -232,12 +315,24 @@ impl Store for PostgresStore {
         let queries = &self.prepared().await?.queries;
         let mut client = self.client(what).await?;
         let failed = |error: tokio_postgres::Error| fault::read(what, &error);
-        let view = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+        let view = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true);
         let view = view.start().await.map_err(failed)?;
-        let head = view.query_typed(&queries.head, &[(&0i64, Type::INT8)]).await.map_err(failed)?;
-        let cursor = head.first().and_then(rows::cursor).ok_or_else(|| rows::strange(what))?;
+        let head = view
+            .query_typed(&queries.head, &[(&0i64, Type::INT8)])
+            .await
+            .map_err(failed)?;
+        let cursor = head
+            .first()
+            .and_then(rows::cursor)
+            .ok_or_else(|| rows::strange(what))?;
         let none: [(&(dyn ToSql + Sync), Type); 0] = [];
-        let entries = view.query_typed_raw(&queries.fold, none).await.map_err(failed)?;
+        let entries = view
+            .query_typed_raw(&queries.fold, none)
+            .await
+            .map_err(failed)?;
         pin_mut!(entries);
         let mut fold = Fold::default();
         while let Some(row) = entries.try_next().await.map_err(failed)? {
@@ -254,7 +349,12 @@ impl Store for PostgresStore {
             (&i64::from(checksum.get()), Type::INT8),
             (&instance, Type::TEXT),
         ];
-        self.call("reporting an audit", &prepared.queries.report_audit, &params).await?;
+        self.call(
+            "reporting an audit",
+            &prepared.queries.report_audit,
+            &params,
+        )
+        .await?;
         Ok(())
     }
 
@@ -262,24 +362,43 @@ impl Store for PostgresStore {
         let (prepared, instance) = (self.prepared().await?, self.instance_text());
         let names: Vec<&str> = keys.iter().map(|(key, _)| key.as_str()).collect();
         let olds: Vec<Option<&str>> = keys.iter().map(|(_, old)| old.as_deref()).collect();
-        let params: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&names, Type::TEXT_ARRAY), (&olds, Type::TEXT_ARRAY), (&instance, Type::TEXT)];
-        let row = self.call("numbering altered rows", &prepared.queries.reconcile, &params).await?;
-        Ok(row.and_then(|row| row.get::<_, Option<i64>>(0)).and_then(rows::revision))
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&names, Type::TEXT_ARRAY),
+            (&olds, Type::TEXT_ARRAY),
+            (&instance, Type::TEXT),
+        ];
+        let row = self
+            .call(
+                "numbering altered rows",
+                &prepared.queries.reconcile,
+                &params,
+            )
+            .await?;
+        Ok(row
+            .and_then(|row| row.get::<_, Option<i64>>(0))
+            .and_then(rows::revision))
     }
 
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
         let prepared = self.prepared().await?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&expected.to_string(), Type::TEXT)];
-        self.call("beginning a new epoch", &prepared.queries.new_epoch, &params).await?;
+        self.call(
+            "beginning a new epoch",
+            &prepared.queries.new_epoch,
+            &params,
+        )
+        .await?;
         Ok(())
     }
 
     async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
         let prepared = self.prepared().await?;
         let batch = i32::try_from(batch).unwrap_or(i32::MAX);
-        let params: [(&(dyn ToSql + Sync), Type); 2] = [(&keep.as_secs_f64(), Type::FLOAT8), (&batch, Type::INT4)];
-        let row = self.call("trimming the journal", &prepared.queries.trim, &params).await?;
+        let params: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&keep.as_secs_f64(), Type::FLOAT8), (&batch, Type::INT4)];
+        let row = self
+            .call("trimming the journal", &prepared.queries.trim, &params)
+            .await?;
         Ok(row.map_or(0, |row| u64::try_from(row.get::<_, i32>(0)).unwrap_or(0)))
     }
 
@@ -287,10 +406,15 @@ impl Store for PostgresStore {
         let what = "reading the journal";
         let prepared = self.prepared().await?;
         let client = self.client(what).await?;
-        let params: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&rows::number(after.revision), Type::INT8), (&i64::from(limit), Type::INT8)];
+        let params: [(&(dyn ToSql + Sync), Type); 2] = [
+            (&rows::number(after.revision), Type::INT8),
+            (&i64::from(limit), Type::INT8),
+        ];
         let found = client.query_typed(&prepared.queries.history, &params).await;
-        Ok(rows::history(after, &found.map_err(|error| fault::read(what, &error))?))
+        Ok(rows::history(
+            after,
+            &found.map_err(|error| fault::read(what, &error))?,
+        ))
     }
 
     async fn close(&self) {
@@ -309,4 +433,3 @@ fn expected(item: &Item) -> Option<i64> {
         Precondition::Revision(revision) => rows::number(revision),
     })
 }
-

@@ -13,7 +13,10 @@ use crate::store::{Recorded, RecordedChange, WriteAnswer};
 use crate::write::{Item, WrittenKey};
 
 pub(super) fn strange(what: &str) -> Error {
-    Error::refused(what, "the database's answer could not be understood; is the schema this program's?")
+    Error::refused(
+        what,
+        "the database's answer could not be understood; is the schema this program's?",
+    )
 }
 
 /// Names a write by its keys.
@@ -39,20 +42,35 @@ fn revision_id(text: Option<&str>) -> Option<RevisionId> {
 /// The cursor in a row of `head.sql`.
 pub(super) fn cursor(row: &Row) -> Option<Cursor> {
     let epoch: Epoch = row.get::<_, &str>(0).parse().ok()?;
-    Some(Cursor { epoch, revision: revision(row.get(1))?, id: revision_id(row.get(2))? })
+    Some(Cursor {
+        epoch,
+        revision: revision(row.get(1))?,
+        id: revision_id(row.get(2))?,
+    })
 }
 
 /// The last audit in a row of `head.sql`.
 pub(super) fn audit(row: &Row) -> Option<AuditReport> {
     let number = u64::try_from(row.get::<_, i64>(4)).ok()?;
     let checksum = u32::try_from(row.get::<_, Option<i64>>(6)?).ok()?;
-    Some(AuditReport { number, revision: revision(row.get::<_, Option<i64>>(5)?)?, checksum: Checksum::new(checksum) })
+    Some(AuditReport {
+        number,
+        revision: revision(row.get::<_, Option<i64>>(5)?)?,
+        checksum: Checksum::new(checksum),
+    })
 }
 
 /// A row of `head.sql`; `None` when it is strange.
 pub(super) fn head(row: &Row) -> Option<Head> {
-    let Cursor { epoch, revision, .. } = cursor(row)?;
-    Some(Head { epoch, revision, own_id: revision_id(row.get(3)), audit: audit(row) })
+    let Cursor {
+        epoch, revision, ..
+    } = cursor(row)?;
+    Some(Head {
+        epoch,
+        revision,
+        own_id: revision_id(row.get(3)),
+        audit: audit(row),
+    })
 }
 
 /// Whether the server is a standby, in a row of `head.sql`.
@@ -63,12 +81,22 @@ pub(super) fn standby(row: &Row) -> bool {
 /// A row of `entries.sql`.
 pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
     let (key, value) = (Key::stored(row.get(0)), Value::stored(row.get(1)));
-    Some(Arc::new(Entry::new(key, value, revision(row.get(2))?, row.get(3))))
+    Some(Arc::new(Entry::new(
+        key,
+        value,
+        revision(row.get(2))?,
+        row.get(3),
+    )))
 }
 
 /// Collects the rows of `page.sql` into whole revisions.
 pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
-    let mut page = Page { anchor: None, floor: None, revisions: Vec::new(), more: false };
+    let mut page = Page {
+        anchor: None,
+        floor: None,
+        revisions: Vec::new(),
+        more: false,
+    };
     let mut head = Revision::ZERO;
     for row in rows {
         let (at, id) = (revision(row.get(0))?, revision_id(row.get(1))?);
@@ -79,16 +107,32 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
             continue;
         }
         if page.revisions.last().is_none_or(|last| last.revision != at) {
-            let origin = row.get::<_, Option<&str>>(3).and_then(|text| u64::from_str_radix(text, 16).ok());
+            let origin = row
+                .get::<_, Option<&str>>(3)
+                .and_then(|text| u64::from_str_radix(text, 16).ok());
             let at_micros = row.get(2);
-            page.revisions.push(Journaled { revision: at, id, at_micros, origin, changes: Vec::new() });
+            page.revisions.push(Journaled {
+                revision: at,
+                id,
+                at_micros,
+                origin,
+                changes: Vec::new(),
+            });
         }
-        if let (Some(key), Some(journaled)) = (row.get::<_, Option<&str>>(6), page.revisions.last_mut()) {
+        if let (Some(key), Some(journaled)) =
+            (row.get::<_, Option<&str>>(6), page.revisions.last_mut())
+        {
             let new = row.get::<_, Option<&str>>(7).map(Arc::from);
-            journaled.changes.push(JournaledChange { key: Key::stored(key), new });
+            journaled.changes.push(JournaledChange {
+                key: Key::stored(key),
+                new,
+            });
         }
     }
-    page.more = page.revisions.last().is_some_and(|last| last.revision < head);
+    page.more = page
+        .revisions
+        .last()
+        .is_some_and(|last| last.revision < head);
     Some(page)
 }
 
@@ -109,16 +153,32 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
             anchored = true;
             continue;
         }
-        let expected = recorded.last().map_or(after.revision.next(), |last| last.cursor.revision.next());
-        if recorded.last().is_none_or(|last| last.cursor.revision != at) {
+        let expected = recorded
+            .last()
+            .map_or(after.revision.next(), |last| last.cursor.revision.next());
+        if recorded
+            .last()
+            .is_none_or(|last| last.cursor.revision != at)
+        {
             if at != expected {
                 return None;
             }
-            recorded.push(Recorded { cursor: Cursor { epoch, revision: at, id }, changes: Vec::new() });
+            recorded.push(Recorded {
+                cursor: Cursor {
+                    epoch,
+                    revision: at,
+                    id,
+                },
+                changes: Vec::new(),
+            });
         }
         if let (Some(key), Some(last)) = (row.get::<_, Option<&str>>(4), recorded.last_mut()) {
             let text = |column: usize| row.get::<_, Option<&str>>(column).map(Arc::from);
-            last.changes.push(RecordedChange { key: Key::stored(key), old: text(5), new: text(6) });
+            last.changes.push(RecordedChange {
+                key: Key::stored(key),
+                old: text(5),
+                new: text(6),
+            });
         }
     }
     if anchored { Some(recorded) } else { None }
@@ -141,16 +201,31 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
         let updated = row.get::<_, Option<i64>>(9).unwrap_or(at_micros);
         let entry = match text {
             Some(text) => {
-                let revision = row.get::<_, Option<i64>>(7).and_then(revision).unwrap_or_default();
+                let revision = row
+                    .get::<_, Option<i64>>(7)
+                    .and_then(revision)
+                    .unwrap_or_default();
                 let updated = if changed { at_micros } else { updated };
-                Some(Arc::new(Entry::new(item.key.clone(), Value::stored(text), revision, updated)))
+                Some(Arc::new(Entry::new(
+                    item.key.clone(),
+                    Value::stored(text),
+                    revision,
+                    updated,
+                )))
             }
             None => None,
         };
         if changed {
-            changes.push(JournaledChange { key: item.key.clone(), new: text.map(Arc::from) });
+            changes.push(JournaledChange {
+                key: item.key.clone(),
+                new: text.map(Arc::from),
+            });
         }
-        keys.push(WrittenKey { key: item.key.clone(), entry, changed });
+        keys.push(WrittenKey {
+            key: item.key.clone(),
+            entry,
+            changed,
+        });
     }
     if keys.len() != items.len() {
         return None;
@@ -163,5 +238,11 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
         changes,
     };
     let changed = keys.iter().any(|key| key.changed);
-    Some(WriteAnswer { epoch, journaled, changed, replayed, keys })
+    Some(WriteAnswer {
+        epoch,
+        journaled,
+        changed,
+        replayed,
+        keys,
+    })
 }
