@@ -1,1 +1,10 @@
 //! placeholder
+
+/// The databases behind a store.
+pub mod store {
+    /// PostgreSQL: the schema and the names it uses.
+    pub mod postgres {
+        pub mod identifier;
+        pub mod migrate;
+    }
+}
