@@ -1,5 +1,8 @@
 //! placeholder
 
+#[cfg(all(feature = "server", unix))]
+pub mod local_postgres;
+
 /// The databases behind a store.
 pub mod store {
     /// PostgreSQL: the schema and the names it uses.

@@ -1,0 +1,18 @@
+//! What the integration tests stand on: a real PostgreSQL, faults between it and its clients, and
+//! waiting for events.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "support code fails its test by panicking, and a test uses a part of it"
+)]
+
+pub(crate) mod fetch;
+#[path = "../../../src/local_postgres.rs"]
+pub(crate) mod local_postgres;
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+pub(crate) mod wait;
