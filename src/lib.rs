@@ -29,6 +29,16 @@ pub use self::subscription::{Callback, Event, Filter, SubscriptionId};
 pub use self::sync_config::{SyncConfig, SyncConfigExt, Target};
 pub use self::write::{Batch, Precondition, Written, WrittenKey};
 
+/// The table's schema in PostgreSQL: what `sync-config migrate` does, for programs that do it themselves.
+pub mod schema {
+    pub use crate::store::postgres::identifier::{
+        Identifier, IdentifierError, Names, QualifiedName,
+    };
+    pub use crate::store::postgres::migrate::{
+        Installed, MAJOR, MigrateError, Migrated, installed, migrate, script, uninstall,
+    };
+}
+
 /// What most programs need: `use sync_config::prelude::*;`.
 pub mod prelude {
     pub use crate::{

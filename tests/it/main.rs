@@ -1,5 +1,12 @@
 //! Integration tests: one crate, so that there is one thing to link and one server to start.
 
+mod schema;
+mod schema_adopt;
+mod schema_commit;
+mod schema_maintain;
+mod schema_roles;
+mod schema_store;
+mod schema_write;
 mod support;
 mod support_proxy;
 mod support_self;

@@ -1,0 +1,1 @@
+UPDATE {meta} SET channel = {channel_literal} WHERE channel <> {channel_literal};

@@ -1,0 +1,1 @@
+SELECT m.major, m.channel, m.floor FROM {meta} m

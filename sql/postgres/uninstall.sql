@@ -1,0 +1,17 @@
+-- Leaves the plain table with its rows.
+LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;
+DROP TRIGGER IF EXISTS sync_config_touch_insert ON {table};
+DROP TRIGGER IF EXISTS sync_config_touch_update ON {table};
+DROP TRIGGER IF EXISTS sync_config_insert ON {table};
+DROP TRIGGER IF EXISTS sync_config_update ON {table};
+DROP TRIGGER IF EXISTS sync_config_delete ON {table};
+DROP TRIGGER IF EXISTS sync_config_truncate ON {table};
+ALTER TABLE {table}
+    DROP CONSTRAINT IF EXISTS sync_config_key_bounds,
+    DROP CONSTRAINT IF EXISTS sync_config_value_bounds;
+DROP TABLE IF EXISTS {pending}, {journal}, {revision}, {key}, {head}, {meta}, {migration};
+DROP SEQUENCE IF EXISTS {change};
+DROP FUNCTION IF EXISTS {fn_touch}(), {fn_on_insert}(), {fn_on_update}(), {fn_on_delete}(), {fn_on_truncate}(),
+    {fn_on_commit}(), {fn_seal}(), {fn_extend}(bigint, bigint), {fn_write}(text[], text[], bigint[], text, text, text),
+    {fn_claim}(text, interval, text), {fn_report_audit}(bigint, bigint, text),
+    {fn_reconcile}(text[], text[], text), {fn_trim}(interval, integer), {fn_new_epoch}(uuid);
