@@ -1,5 +1,14 @@
 //! Integration tests: one crate, so that there is one thing to link and one server to start.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
+
+mod contract;
+mod fleet;
 mod schema;
 mod schema_adopt;
 mod schema_commit;
