@@ -498,7 +498,7 @@ async fn typed_reads_and_typed_callbacks(fleet: Fleet) {
     let calls = probe.until("three calls", |seen| seen.len() == 3).await;
     assert_eq!(
         calls,
-        [(None, Some(100)), (None, Some(200)), (Some(200), None)]
+        [(None, Some(100)), (Some(100), Some(200)), (Some(200), None)]
     );
     let limit = Limit {
         per_minute: 60,
