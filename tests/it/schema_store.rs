@@ -7,10 +7,14 @@
     reason = "support code fails its test by panicking"
 )]
 
+use std::future::poll_fn;
+use std::time::Duration;
+
 use sync_config::schema::{Migrated, migrate};
 use sync_config::schema::{Names, QualifiedName};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::types::{FromSqlOwned, ToSql};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row};
 
 use crate::support::postgres::TestDb;
 
@@ -105,13 +109,13 @@ impl TestStore {
                      UNION ALL SELECT 'head' FROM {head} h WHERE h.revision <>
                          coalesce((SELECT max(revision) FROM {revision}), 0)
                      UNION ALL SELECT 'head id' FROM {head} h JOIN {revision} r USING (revision) WHERE r.id <> h.id
-                     UNION ALL SELECT 'table ' || l.key FROM last l LEFT JOIN {table} t ON t.key = l.key
+                     UNION ALL SELECT 'table ' || l.key FROM last l LEFT JOIN {table} t ON t.key COLLATE \"C\" = l.key
                          WHERE t.value::text IS DISTINCT FROM l.new
                      UNION ALL SELECT 'key ' || l.key FROM last l LEFT JOIN {key} k ON k.key = l.key
                          WHERE k.revision IS DISTINCT FROM CASE WHEN l.new IS NULL THEN NULL ELSE l.revision END
-                     UNION ALL SELECT 'live ' || coalesce(t.key, k.key) FROM {table} t FULL JOIN {key} k ON k.key = t.key
+                     UNION ALL SELECT 'live ' || coalesce(t.key COLLATE \"C\", k.key) FROM {table} t FULL JOIN {key} k ON k.key = t.key COLLATE \"C\"
                          WHERE t.key IS NULL OR k.key IS NULL
-                     UNION ALL SELECT 'time ' || l.key FROM last l JOIN {table} t ON t.key = l.key
+                     UNION ALL SELECT 'time ' || l.key FROM last l JOIN {table} t ON t.key COLLATE \"C\" = l.key
                          WHERE pg_typeof(t.updated_at) = 'timestamptz'::regtype AND t.updated_at::timestamptz < l.at
                      UNION ALL SELECT 'count ' || r.revision FROM {revision} r
                          WHERE r.changes <> (SELECT count(*) FROM {journal} j WHERE j.change = r.change)
@@ -182,4 +186,39 @@ pub(crate) async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
         .get(0)
+}
+
+/// Listens on a channel; payloads arrive in the receiver.
+pub(crate) async fn listen(db: &TestDb, channel: &str) -> (Client, UnboundedReceiver<String>) {
+    let (client, mut connection) = tokio_postgres::connect(db.url(), NoTls).await.unwrap();
+    let (sender, receiver) = unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                drop(sender.send(notification.payload().to_owned()));
+            }
+        }
+    });
+    run(&client, &format!("LISTEN {channel}")).await;
+    (client, receiver)
+}
+
+/// The payloads so far: a private one sent last proves that the others have arrived.
+pub(crate) async fn heard(
+    client: &Client,
+    channel: &str,
+    receiver: &mut UnboundedReceiver<String>,
+) -> Vec<String> {
+    run(client, &format!("NOTIFY {channel}, 'last'")).await;
+    let mut payloads = Vec::new();
+    loop {
+        let payload = tokio::time::timeout(Duration::from_secs(20), receiver.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        if payload == "last" {
+            return payloads;
+        }
+        payloads.push(payload);
+    }
 }

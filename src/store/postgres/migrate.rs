@@ -187,8 +187,8 @@ pub fn script(names: &Names, channel: &str) -> Result<String, IdentifierError> {
     let mut text = String::from("\\set ON_ERROR_STOP on\n");
     text.push_str(&names.render(BEGIN));
     text.push_str(&names.render(&format!(
-        "DO {{body}}\nDECLARE\n    reason text;\nBEGIN\n    FOR reason IN\n{PREFLIGHT}    LOOP\n        \
-         RAISE EXCEPTION 'the table cannot be used: %', reason;\n    END LOOP;\nEND\n{{body}};\n"
+        "DO {{body}}\nDECLARE\n    found_reason text;\nBEGIN\n    FOR found_reason IN\n{PREFLIGHT}    LOOP\n        \
+         RAISE EXCEPTION 'the table cannot be used: %', found_reason;\n    END LOOP;\nEND\n{{body}};\n"
     )));
     text.push_str(&names.render(OWNER));
     text.push_str(&names.render(MIGRATION_TABLE));
@@ -199,8 +199,8 @@ pub fn script(names: &Names, channel: &str) -> Result<String, IdentifierError> {
     }
     text.push_str(&names.render(CHANNEL));
     text.push_str(&names.render(&format!(
-        "DO {{body}}\nDECLARE\n    name text;\nBEGIN\n    FOR name IN\n{SEED_TRIGGER}    LOOP\n        \
-         EXECUTE 'DROP TRIGGER ' || pg_catalog.quote_ident(name) || {{text}} ON {{table}}{{text}};\n    \
+        "DO {{body}}\nDECLARE\n    found_name text;\nBEGIN\n    FOR found_name IN\n{SEED_TRIGGER}    LOOP\n        \
+         EXECUTE 'DROP TRIGGER ' || pg_catalog.quote_ident(found_name) || {{text}} ON {{table}}{{text}};\n    \
          END LOOP;\nEND\n{{body}};\n"
     )));
     text.push_str(&names.render(GRANTS));
