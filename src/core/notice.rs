@@ -99,7 +99,8 @@ mod tests {
             ] {
                 prop_assert_eq!(Notice::decode(&notice.encode()), Some(notice));
             }
-            prop_assert!(Notice::Changed { epoch, revision }.encode().len() < 64);
+            let notice = Notice::Changed { epoch, revision }.encode();
+            prop_assert!(notice.len() < 64);
         }
 
         #[test]
