@@ -88,6 +88,8 @@ pub(crate) struct AuditReport {
 /// Whole revisions of the journal after some revision.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
+    /// The epoch at the moment the page was read. Without it a new epoch's revisions would be shown as the old one's.
+    pub(crate) epoch: Epoch,
     /// The id of the revision after which the page begins, if the database still has it.
     pub(crate) anchor: Option<RevisionId>,
     /// The oldest revision kept; unknown when the page is empty.

@@ -123,6 +123,10 @@ impl Replica {
         if after.epoch != cursor.epoch {
             return;
         }
+        if page.epoch != cursor.epoch {
+            self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
+            return;
+        }
         if page.anchor.is_some_and(|id| id != after.id) {
             self.forked(after);
             return;
