@@ -21,6 +21,8 @@ mod io;
 mod link;
 mod news;
 mod repair;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

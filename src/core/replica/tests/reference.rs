@@ -125,22 +125,24 @@ impl Database {
             .filter(|(key, new)| self.durable.table.get(*key) != new.as_ref())
             .map(|(key, new)| (key.clone(), new.clone()))
             .collect();
+        let before = self.durable.clone();
         for (key, new) in &changed {
             put(&mut self.durable.table, key, new.as_ref());
         }
-        self.number(now, origin, changed)
+        self.number(now, before, origin, changed)
     }
 
     fn number(
         &mut self,
         now: Duration,
+        before: Durable,
         origin: Option<u64>,
         changed: Vec<(Key, Option<String>)>,
     ) -> Option<Journaled> {
         if changed.is_empty() {
             return None;
         }
-        self.past.push(self.durable.clone());
+        self.past.push(before);
         let id = RevisionId::from_u128(self.random());
         let revision = self.durable.head.revision.next();
         for (key, new) in &changed {
@@ -189,7 +191,7 @@ impl Database {
             .filter(|key| durable.table.get(*key) != durable.tracked.get(*key))
             .map(|key| (key.clone(), durable.table.get(key).cloned()))
             .collect();
-        self.number(now, None, changed)
+        self.number(now, self.durable.clone(), None, changed)
     }
 
     /// Forgets the journal below a floor that lies `kept` revisions before the head.
@@ -250,6 +252,7 @@ impl Database {
         let more = revisions.len() > PAGE;
         revisions.truncate(PAGE);
         Page {
+            epoch: self.durable.head.epoch,
             anchor: self.durable.ids.get(&after).copied(),
             floor: (!revisions.is_empty()).then_some(self.durable.floor),
             revisions,
