@@ -233,6 +233,7 @@ impl Replica {
         let Some(Query::Snapshot { demand, sent }) = self.answered(now, session) else {
             return;
         };
+        let demand = demand.map(|demand| self.repair.joined(demand));
         // Notices that came while the snapshot streamed may lie ahead of it.
         self.fetch_soon();
         let replaces = demand

@@ -103,6 +103,14 @@ impl Repair {
         }
     }
 
+    /// A new snapshot also answers those who asked for the one that still waits to be compared.
+    pub(super) fn joined(&mut self, demand: Demand) -> Demand {
+        match self.verifying.take() {
+            Some((_, waiting)) => demand.merge(waiting),
+            None => demand,
+        }
+    }
+
     /// A whole table came: audits before it say nothing about it.
     pub(super) fn loaded(&mut self, audit: Option<AuditReport>) {
         self.audits_seen = audit.map_or(0, |audit| audit.number);
