@@ -112,6 +112,9 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
     pub(crate) epoch: Epoch,
+    /// The id of the revision before it, as the writing transaction saw it. Without it the write is fetched like any
+    /// other news: applied blindly onto a past that a failover took back, it would hide the fork for ever.
+    pub(crate) anchor: Option<RevisionId>,
     pub(crate) journaled: Journaled,
 }
 

@@ -168,8 +168,14 @@ impl Replica {
             self.check_soon(now);
             return;
         }
-        if committed.journaled.revision > cursor.revision.next() {
+        let (revision, next) = (committed.journaled.revision, cursor.revision.next());
+        let anchored = committed.anchor.is_some() || cursor.revision == Revision::ZERO;
+        if revision > next || (revision == next && !anchored) {
             self.fetch_soon();
+            return;
+        }
+        if revision == next && committed.anchor.is_some_and(|id| id != cursor.id) {
+            self.forked(cursor);
             return;
         }
         self.take(now, committed.epoch, committed.journaled, Cause::Local);

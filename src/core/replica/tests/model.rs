@@ -24,8 +24,15 @@ enum Op {
     },
     Truncate,
     Alter(u8, Option<u8>),
-    Trim { kept: u64, keep_anchor: bool },
-    Restore { back: usize, rotate: bool, drops: bool },
+    Trim {
+        kept: u64,
+        keep_anchor: bool,
+    },
+    Restore {
+        back: usize,
+        rotate: bool,
+        drops: bool,
+    },
     NewEpoch,
     Step(usize, usize),
     Lose(usize, usize),
@@ -37,7 +44,10 @@ enum Op {
     AskResync(usize),
     /// Everything under way arrives.
     Settle,
-    Pass { millis: u64, prompt: bool },
+    Pass {
+        millis: u64,
+        prompt: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +65,11 @@ fn forged() -> impl Strategy<Value = Forged> {
         (0..1_000u64, any::<bool>())
             .prop_map(|(ahead, wrong_epoch)| Forged::Changed { ahead, wrong_epoch }),
         Just(Forged::Zero),
-        (0..4u64, 0..4u64, any::<u32>())
-            .prop_map(|(back, ahead, crc)| Forged::Heartbeat { back, ahead, crc }),
+        (0..4u64, 0..4u64, any::<u32>()).prop_map(|(back, ahead, crc)| Forged::Heartbeat {
+            back,
+            ahead,
+            crc
+        }),
         Just(Forged::OldNonce),
     ]
 }
@@ -175,7 +188,9 @@ fn apply(world: &mut World, op: &Op) {
 
 fn forge(world: &mut World, at: usize, forged: &Forged) {
     let head = world.database.head();
-    let (epoch, ahead_of) = (head.epoch, |by: u64| Revision::new(head.revision.get() + by));
+    let (epoch, ahead_of) = (head.epoch, |by: u64| {
+        Revision::new(head.revision.get() + by)
+    });
     let notice = match *forged {
         Forged::Garbage => None,
         Forged::Zero => Some(Notice::Changed {

@@ -18,11 +18,21 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 /// Something under way between a replica and the database.
 #[derive(Debug)]
 pub(super) enum Item {
-    Connect { session: SessionId, listen: bool },
-    Listen { session: SessionId },
-    Ask { session: SessionId, query: Asked },
+    Connect {
+        session: SessionId,
+        listen: bool,
+    },
+    Listen {
+        session: SessionId,
+    },
+    Ask {
+        session: SessionId,
+        query: Asked,
+    },
     Send(Notice),
-    Audit { again: bool },
+    Audit {
+        again: bool,
+    },
     Report(Revision, Checksum),
     Reconcile(Vec<Key>),
     Rotate(Epoch),
@@ -50,6 +60,8 @@ pub(super) struct Host {
     pub(super) refuses_listen: bool,
     view: Option<(Cursor, Texts)>,
     proven_at: Option<Duration>,
+    /// What was shown, and until when.
+    shown: Vec<(Cursor, Duration)>,
     fork_told: bool,
     asked: BTreeSet<u64>,
     pub(super) queries: usize,
@@ -96,6 +108,7 @@ impl World {
             refuses_listen: false,
             view: None,
             proven_at: None,
+            shown: Vec::new(),
             fork_told: false,
             asked: BTreeSet::new(),
             queries: 0,
@@ -131,6 +144,7 @@ impl World {
         answered: bool,
     ) {
         let origin = own.map(|at| self.hosts[at].config.instance);
+        let before = self.database.head().id;
         let Some(journaled) = self.database.commit(self.now, origin, writes) else {
             return;
         };
@@ -139,7 +153,11 @@ impl World {
             && answered
         {
             let epoch = self.database.head().epoch;
-            let committed = Input::Committed(Committed { epoch, journaled });
+            let committed = Input::Committed(Committed {
+                epoch,
+                anchor: Some(before),
+                journaled,
+            });
             self.hosts[at].items.push(Item::Deliver(committed, None));
         }
     }
@@ -456,10 +474,13 @@ impl World {
                 self.excused |= cause.replaces() && self.database.is_altered();
                 self.fold(&set, &mut folded);
                 if folded != texts(&now) || now.cursor() != set.cursor {
-                    self.fail(format!("a resync's changes do not lead to its snapshot: {set:?}"));
+                    self.fail(format!(
+                        "a resync's changes do not lead to its snapshot: {set:?}"
+                    ));
                 }
                 let fork = std::mem::take(&mut self.hosts[at].fork_told);
-                let back = set.cursor.epoch == before.epoch && set.cursor.revision < before.revision;
+                let back =
+                    set.cursor.epoch == before.epoch && set.cursor.revision < before.revision;
                 if back && !(fork && cause == ResyncCause::Fork) {
                     self.fail(format!("{:?} went back to {:?}", before, set.cursor));
                 }
@@ -523,16 +544,32 @@ impl World {
         };
         if let Some(key) = state.keys().chain(texts.keys()).find(strange) {
             let (is, was) = (texts.get(key), state.get(key));
-            return self.fail(format!("shows {key:?} = {is:?} at {cursor:?}; it was {was:?}"));
+            return self.fail(format!(
+                "shows {key:?} = {is:?} at {cursor:?}; it was {was:?}"
+            ));
         }
         let proven_at = host.replica.proven_at();
-        if proven_at != host.proven_at {
-            let until = truth.newest_until.get(&cursor).copied();
-            let late = proven_at > until || proven_at < host.proven_at;
-            self.hosts[at].proven_at = proven_at;
-            if late {
-                self.fail(format!("{cursor:?} is proven at {proven_at:?}, newest until {until:?}"));
+        if let Some(proven) = proven_at
+            && proven_at != host.proven_at
+        {
+            // An own write may have overtaken the answer that proves the state before it.
+            let newest = |cursor: &Cursor| truth.newest_until.get(cursor) >= Some(&proven);
+            let shown = (host.shown.iter()).filter(|(_, until)| *until >= proven);
+            let good = newest(&cursor) || shown.map(|(cursor, _)| cursor).any(newest);
+            if !good || proven_at < host.proven_at {
+                self.fail(format!(
+                    "{cursor:?} is proven at {proven_at:?}, but was not the newest"
+                ));
             }
+            self.hosts[at].proven_at = proven_at;
+        }
+        let now = self.now;
+        let shown = &mut self.hosts[at].shown;
+        if let Some((_, until)) = shown.last_mut() {
+            *until = now;
+        }
+        if shown.last().is_none_or(|(last, _)| *last != cursor) {
+            shown.push((cursor, now));
         }
     }
 
@@ -546,7 +583,9 @@ impl World {
         let heals = self.hosts.iter().all(|host| host.config.sync_on_mismatch);
         if self.database.is_altered() && heals && !self.excused {
             let (is, tracked) = (self.database.table(), self.database.tracked());
-            self.fail(format!("an altered row is not numbered: {is:?}, journal {tracked:?}"));
+            self.fail(format!(
+                "an altered row is not numbered: {is:?}, journal {tracked:?}"
+            ));
         }
         // A write now must reach everybody by its notice alone.
         let key = Key::stored("last");
@@ -566,7 +605,8 @@ impl World {
     fn check_healed(&mut self, at: usize) {
         let host = &self.hosts[at];
         let mode = host.replica.mode();
-        if host.config.notifications != (mode == Mode::Push) || matches!(mode, Mode::Offline { .. }) {
+        if host.config.notifications != (mode == Mode::Push) || matches!(mode, Mode::Offline { .. })
+        {
             self.fail(format!("the mode of {at} is {mode:?}"));
         }
         let host = &self.hosts[at];
@@ -582,7 +622,9 @@ impl World {
         });
         if !same {
             let table = self.database.table();
-            self.fail(format!("{at} shows {shown:?}, the database {head:?} {table:?}"));
+            self.fail(format!(
+                "{at} shows {shown:?}, the database {head:?} {table:?}"
+            ));
         }
     }
 }
