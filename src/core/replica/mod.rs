@@ -229,12 +229,14 @@ impl Replica {
         let loaded = self.state.as_ref().map(|state| state.cursor);
         let demand = self.repair.take_due(now);
         let query = match (loaded, demand) {
-            (_, Some(demand)) => Query::Snapshot {
+            (asked, Some(demand)) => Query::Snapshot {
                 demand: Some(demand),
+                asked,
                 sent: now,
             },
             (None, None) => Query::Snapshot {
                 demand: None,
+                asked: None,
                 sent: now,
             },
             (Some(after), None) if session.fetch && now >= session.quiet_until => {

@@ -236,7 +236,12 @@ impl Replica {
     }
 
     pub(super) fn snapshot(&mut self, now: Duration, session: SessionId, loaded: Loaded) {
-        let Some(Query::Snapshot { demand, sent }) = self.answered(now, session) else {
+        let Some(Query::Snapshot {
+            demand,
+            asked,
+            sent,
+        }) = self.answered(now, session)
+        else {
             return;
         };
         let demand = demand.map(|demand| self.repair.joined(demand));
@@ -253,7 +258,7 @@ impl Replica {
             (Some(state), Some(demand))
                 if replaces || loaded.cursor.epoch != state.cursor.epoch =>
             {
-                self.replace(loaded, demand, sent);
+                self.replace(loaded, demand, asked, sent);
             }
             (Some(_), Some(demand)) => {
                 self.repair.verifying = Some((loaded, demand));
@@ -282,40 +287,42 @@ impl Replica {
     }
 
     /// Another history, or one that cannot be followed any more, takes the place of ours.
-    fn replace(&mut self, loaded: Loaded, demand: Demand, sent: Duration) {
-        let Some(mut state) = self.state.take() else {
+    fn replace(&mut self, loaded: Loaded, demand: Demand, asked: Option<Cursor>, sent: Duration) {
+        let Some(state) = &mut self.state else {
             return;
         };
-        let same_history =
-            loaded.cursor.epoch == state.cursor.epoch && demand.cause != ResyncCause::Fork;
-        if same_history && loaded.cursor.revision < state.cursor.revision {
+        let (ours, cursor) = (state.cursor, loaded.cursor);
+        let overtaken = asked != Some(ours);
+        let behind = cursor.epoch == ours.epoch && cursor.revision < ours.revision;
+        let other_id = cursor.revision == ours.revision && cursor.id != ours.id;
+        if behind && overtaken {
             // Our own writes went on while the snapshot streamed; it would take them back.
-            self.state = Some(state);
             self.repair.demand(demand);
             return;
         }
-        let (before, cursor) = (state.checksum(), loaded.cursor);
+        let rewritten = behind || (cursor.epoch == ours.epoch && other_id);
+        if rewritten && demand.cause != ResyncCause::Fork {
+            // Reading again would find the same: what we held when we asked is not there.
+            self.repair.demand(demand);
+            self.forked(ours);
+            return;
+        }
+        let before = state.checksum();
         self.repair.loaded(loaded.audit);
         let table = Table::build(loaded.entries);
         let changes = state.table.difference(&table);
-        let cause = if cursor.epoch == state.cursor.epoch {
+        let cause = if cursor.epoch == ours.epoch || demand.cause == ResyncCause::Fork {
             demand.cause
         } else {
             ResyncCause::NewEpoch
         };
-        let cause = if demand.cause == ResyncCause::Fork {
-            ResyncCause::Fork
-        } else {
-            cause
-        };
-        state = State {
+        *state = State {
             cursor,
             table,
             history: History::at(cursor.revision, cursor.id),
             checksum: None,
         };
         let after = state.checksum();
-        self.state = Some(state);
         self.proven_at = Some(sent);
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;
