@@ -131,20 +131,22 @@ impl Replica {
             self.forked(after);
             return;
         }
-        if page
+        let found = !page.revisions.is_empty();
+        let anchored = page.anchor.is_some() || after.revision == Revision::ZERO;
+        let cut = page
             .floor
-            .is_some_and(|floor| floor > after.revision.next())
-        {
+            .is_some_and(|floor| floor > after.revision.next());
+        if cut || (found && !anchored) {
+            // Revisions that follow another past than ours would be applied unseen.
             self.repair
                 .demand(Demand::new(ResyncCause::BelowFloor, now));
             return;
         }
-        if page.anchor.is_none() && after.revision > Revision::ZERO && page.revisions.is_empty() {
+        if !anchored {
             // The newest revision is always kept, so ours is not in this history, or the journal was emptied by hand.
             self.check_soon(now);
             return;
         }
-        let found = !page.revisions.is_empty();
         for journaled in page.revisions {
             if !self.take(now, after.epoch, journaled, Cause::Remote) {
                 return;
