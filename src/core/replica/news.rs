@@ -93,6 +93,7 @@ impl Replica {
             self.fetch_soon();
         } else {
             self.proven_at = Some(sent);
+            self.verify(now, true);
         }
         if let Some(report) = head.audit {
             self.repair.heard_audit(report, cursor.epoch);
@@ -161,7 +162,7 @@ impl Replica {
             session.quiet_until = if found { now } else { now + EMPTY_READ_PAUSE };
         }
         self.settle_claims(now);
-        self.verify(now);
+        self.verify(now, !page.more);
     }
 
     pub(super) fn committed(&mut self, now: Duration, committed: Committed) {
@@ -182,7 +183,7 @@ impl Replica {
         }
         self.take(now, committed.epoch, committed.journaled, Cause::Local);
         self.settle_claims(now);
-        self.verify(now);
+        self.verify(now, false);
     }
 
     /// Applies a revision if it is the next one. False when the history turned out not to be ours.
@@ -264,7 +265,7 @@ impl Replica {
             }
             (Some(_), Some(demand)) => {
                 self.repair.verifying = Some((loaded, demand));
-                self.verify(now);
+                self.verify(now, false);
             }
             (Some(_), None) => {}
         }

@@ -313,11 +313,13 @@ impl Replica {
     }
 
     /// Compares the snapshot of a resync with our state at the snapshot's revision, once we have reached it. What differs
-    /// there never went through the journal. Keys that were changed since are left as the journal says.
-    pub(super) fn verify(&mut self, now: Duration) {
+    /// there never went through the journal. Keys that were changed since are left as the journal says. Once the journal
+    /// has nothing more for us (`current`), a snapshot that still lies ahead is of a history that was taken back.
+    pub(super) fn verify(&mut self, now: Duration, current: bool) {
         let Some(state) = &mut self.state else { return };
         let reached = |(loaded, _): &mut (Loaded, Demand)| {
-            loaded.cursor.epoch != state.cursor.epoch
+            current
+                || loaded.cursor.epoch != state.cursor.epoch
                 || loaded.cursor.revision <= state.cursor.revision
         };
         let Some((loaded, mut demand)) = self.repair.verifying.take_if(reached) else {

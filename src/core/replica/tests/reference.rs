@@ -12,6 +12,9 @@ use crate::core::{
 
 pub(super) type Texts = BTreeMap<Key, String>;
 
+/// The values that keys had behind the triggers since the journal last spoke of them.
+pub(super) type Loose = BTreeMap<Key, BTreeSet<Option<String>>>;
+
 /// So few that pages follow one another often.
 const PAGE: usize = 3;
 
@@ -23,6 +26,7 @@ struct Durable {
     revision_of: BTreeMap<Key, Revision>,
     /// What the journal leads to; the table differs where it was altered behind the triggers.
     tracked: Texts,
+    loose: Loose,
     journal: BTreeMap<Revision, Journaled>,
     /// Ids of revisions, some of them kept longer than the journal.
     ids: BTreeMap<Revision, RevisionId>,
@@ -34,12 +38,12 @@ struct Durable {
 /// What no database knows: everything that ever was.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
-    pub(super) states: HashMap<Cursor, Texts>,
+    pub(super) states: HashMap<Cursor, (Texts, Loose)>,
     pub(super) revisions: HashMap<RevisionId, Journaled>,
     /// When a state stopped being the newest, the last time it was.
     pub(super) newest_until: HashMap<Cursor, Duration>,
-    /// Values that keys had behind the triggers.
-    pub(super) altered: HashMap<Key, BTreeSet<Option<String>>>,
+    /// Keys that were ever altered behind the triggers.
+    pub(super) altered: BTreeSet<Key>,
 }
 
 #[derive(Debug)]
@@ -63,6 +67,7 @@ impl Database {
                 table: Texts::new(),
                 revision_of: BTreeMap::new(),
                 tracked: Texts::new(),
+                loose: Loose::new(),
                 journal: BTreeMap::new(),
                 ids: BTreeMap::new(),
                 floor: Revision::new(1),
@@ -109,8 +114,8 @@ impl Database {
         }
         self.durable.head = head;
         self.truth.newest_until.insert(head, Duration::MAX);
-        let tracked = self.durable.tracked.clone();
-        self.truth.states.insert(head, tracked);
+        let (tracked, loose) = (self.durable.tracked.clone(), self.durable.loose.clone());
+        self.truth.states.insert(head, (tracked, loose));
     }
 
     /// One transaction. None if it changes nothing.
@@ -147,6 +152,7 @@ impl Database {
         let revision = self.durable.head.revision.next();
         for (key, new) in &changed {
             put(&mut self.durable.tracked, key, new.as_ref());
+            self.durable.loose.remove(key);
             self.durable.revision_of.insert(key.clone(), revision);
         }
         let changes = changed.into_iter().map(|(key, new)| JournaledChange {
@@ -177,9 +183,12 @@ impl Database {
 
     /// Alters a row where no trigger sees it.
     pub(super) fn alter(&mut self, key: &Key, new: Option<String>) {
-        let altered = self.truth.altered.entry(key.clone()).or_default();
-        altered.insert(self.durable.table.get(key).cloned());
-        altered.insert(new.clone());
+        self.truth.altered.insert(key.clone());
+        let loose = self.durable.loose.entry(key.clone()).or_default();
+        loose.insert(self.durable.table.get(key).cloned());
+        loose.insert(new.clone());
+        let state = self.truth.states.get_mut(&self.durable.head);
+        state.unwrap().1.clone_from(&self.durable.loose);
         put(&mut self.durable.table, key, new.as_ref());
     }
 

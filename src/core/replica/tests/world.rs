@@ -513,7 +513,7 @@ impl World {
         let wanted: BTreeSet<_> = journaled.changes.iter().map(|change| &change.key).collect();
         let told = set.changes.iter().map(|change| &change.key);
         let told: BTreeSet<_> = told.chain(silent).collect();
-        let altered = |key: &&Key| self.database.truth.altered.contains_key(*key);
+        let altered = |key: &&Key| self.database.truth.altered.contains(*key);
         if !wanted.symmetric_difference(&told).all(|key| altered(key)) {
             self.fail(format!("{set:?} is not what was committed: {journaled:?}"));
         }
@@ -534,11 +534,11 @@ impl World {
             return self.fail(why);
         }
         let truth = &self.database.truth;
-        let Some(state) = truth.states.get(&cursor) else {
+        let Some((state, loose)) = truth.states.get(&cursor) else {
             return self.fail(format!("shows {cursor:?}, which never was"));
         };
         let strange = |key: &&Key| {
-            let altered = truth.altered.get(*key);
+            let altered = loose.get(*key);
             let altered = altered.is_some_and(|all| all.contains(&texts.get(*key).cloned()));
             texts.get(*key) != state.get(*key) && !altered
         };
