@@ -229,7 +229,7 @@ impl Replica {
             cause,
             changes: applied.changes,
         });
-        state.history.push(set.clone());
+        state.history.push(set.clone(), applied.unmoved);
         self.actions
             .push_back(Action::Publish(Publication::Changed {
                 set,

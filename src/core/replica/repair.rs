@@ -358,12 +358,9 @@ impl Replica {
             })
             .collect();
         let mut changes: Vec<Change> = Vec::new();
+        let newer = state.history.named_since(at.revision);
         for change in untracked {
-            let newer = state.history.since(at.revision).into_iter().flatten();
-            if newer
-                .into_iter()
-                .all(|set| set.changes.iter().all(|later| later.key != change.key))
-            {
+            if !newer.contains(&change.key) {
                 state.table.set(&change.key, change.new.clone());
                 changes.push(change);
             }
