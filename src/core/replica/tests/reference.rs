@@ -184,11 +184,17 @@ impl Database {
     /// Alters a row where no trigger sees it.
     pub(super) fn alter(&mut self, key: &Key, new: Option<String>) {
         self.truth.altered.insert(key.clone());
+        let values = [self.durable.table.get(key).cloned(), new.clone()];
         let loose = self.durable.loose.entry(key.clone()).or_default();
-        loose.insert(self.durable.table.get(key).cloned());
-        loose.insert(new.clone());
-        let state = self.truth.states.get_mut(&self.durable.head);
-        state.unwrap().1.clone_from(&self.durable.loose);
+        loose.extend(values.clone());
+        // Also of revisions that were taken back: a late answer may still lead from here to them.
+        let head = self.durable.head.revision;
+        for (cursor, (_, loose)) in &mut self.truth.states {
+            if cursor.revision > head || *cursor == self.durable.head {
+                let loose = loose.entry(key.clone()).or_default();
+                loose.extend(values.clone());
+            }
+        }
         put(&mut self.durable.table, key, new.as_ref());
     }
 
