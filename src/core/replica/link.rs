@@ -41,7 +41,7 @@ pub(super) struct Session {
     pub(super) check_at: Duration,
     /// Whether a page of the journal is owed.
     pub(super) fetch: bool,
-    /// No page is fetched before this, unless the last one brought something.
+    /// No notice leads to a read before this, unless the last read brought something.
     pub(super) quiet_until: Duration,
     /// Whether a query has succeeded on this session.
     pub(super) answered: bool,

@@ -397,10 +397,17 @@ impl Replica {
         Some(query)
     }
 
-    /// Makes the head be looked at as soon as the session is free.
+    /// Makes the head be looked at as soon as the session is free and not told to pause.
     fn check_soon(&mut self, now: Duration) {
         if let Link::Up(session) = &mut self.link {
-            session.check_at = session.check_at.min(now);
+            session.check_at = session.check_at.min(now.max(session.quiet_until));
+        }
+    }
+
+    /// Lets the next read that a notice leads to wait until `until`.
+    fn quiet(&mut self, until: Duration) {
+        if let Link::Up(session) = &mut self.link {
+            session.quiet_until = until;
         }
     }
 

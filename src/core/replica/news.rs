@@ -75,6 +75,7 @@ impl Replica {
         else {
             return;
         };
+        self.quiet(now + EMPTY_READ_PAUSE);
         let Some(cursor) = self.cursor() else { return };
         if head.epoch != cursor.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
@@ -90,6 +91,7 @@ impl Replica {
         }
         if head.revision > cursor.revision {
             self.notice_missed(now, head.revision);
+            self.quiet(now);
             self.fetch_soon();
         } else {
             self.proven_at = Some(sent);
@@ -120,6 +122,7 @@ impl Replica {
         let Some(Query::Page { after, sent }) = self.answered(now, session) else {
             return;
         };
+        self.quiet(now + EMPTY_READ_PAUSE);
         let Some(cursor) = self.cursor() else { return };
         if after.epoch != cursor.epoch {
             return;
@@ -158,8 +161,8 @@ impl Replica {
         } else if page.anchor.is_some() {
             self.proven_at = Some(sent);
         }
-        if let Link::Up(session) = &mut self.link {
-            session.quiet_until = if found { now } else { now + EMPTY_READ_PAUSE };
+        if found {
+            self.quiet(now);
         }
         self.settle_claims(now);
         self.verify(now, !page.more);

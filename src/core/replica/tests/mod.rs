@@ -2,4 +2,5 @@
 
 mod model;
 mod reference;
+mod storms;
 mod world;

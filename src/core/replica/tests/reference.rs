@@ -18,6 +18,9 @@ pub(super) type Loose = BTreeMap<Key, BTreeSet<Option<String>>>;
 /// So few that pages follow one another often.
 const PAGE: usize = 3;
 
+/// Further back no backup goes.
+const MOST_BACK: usize = 8;
+
 /// What a restore brings back.
 #[derive(Clone, Debug)]
 struct Durable {
@@ -148,6 +151,9 @@ impl Database {
             return None;
         }
         self.past.push(before);
+        if self.past.len() > MOST_BACK {
+            self.past.remove(0);
+        }
         let id = RevisionId::from_u128(self.random());
         let revision = self.durable.head.revision.next();
         for (key, new) in &changed {
