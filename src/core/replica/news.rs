@@ -124,39 +124,20 @@ impl Replica {
         };
         self.quiet(now + EMPTY_READ_PAUSE);
         let Some(cursor) = self.cursor() else { return };
-        if after.epoch != cursor.epoch {
-            return;
-        }
-        if page.epoch != cursor.epoch {
-            self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
-            return;
-        }
-        if page.anchor.is_some_and(|id| id != after.id) {
-            self.forked(after);
+        if after.epoch != cursor.epoch || !self.continues(now, after, &page) {
             return;
         }
         let found = !page.revisions.is_empty();
-        let anchored = page.anchor.is_some() || after.revision == Revision::ZERO;
-        let cut = page
-            .floor
-            .is_some_and(|floor| floor > after.revision.next());
-        if cut || (found && !anchored) {
-            // Revisions that follow another past than ours would be applied unseen.
-            self.repair
-                .demand(Demand::new(ResyncCause::BelowFloor, now));
-            return;
-        }
-        if !anchored {
-            // The newest revision is always kept, so ours is not in this history, or the journal was emptied by hand.
-            self.check_soon(now);
-            return;
-        }
+        let end = page.revisions.last().map(|journaled| journaled.revision);
+        let short = !page.more && end.unwrap_or(after.revision) < page.head;
         for journaled in page.revisions {
             if !self.take(now, after.epoch, journaled, Cause::Remote) {
                 return;
             }
         }
-        if page.more {
+        if short {
+            self.repair.demand(Demand::new(ResyncCause::Gap, now));
+        } else if page.more {
             self.fetch_soon();
         } else if page.anchor.is_some() {
             self.proven_at = Some(sent);
@@ -165,7 +146,30 @@ impl Replica {
             self.quiet(now);
         }
         self.settle_claims(now);
-        self.verify(now, !page.more);
+        self.verify(now, !page.more && !short);
+    }
+
+    /// Whether a page begins where `after` ended, in the same history; if not, sees to it.
+    fn continues(&mut self, now: Duration, after: Cursor, page: &Page) -> bool {
+        let anchored = page.anchor.is_some() || after.revision == Revision::ZERO;
+        let cut = page
+            .floor
+            .is_some_and(|floor| floor > after.revision.next());
+        if page.epoch != after.epoch {
+            self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
+        } else if page.anchor.is_some_and(|id| id != after.id) {
+            self.forked(after);
+        } else if cut || (!anchored && page.head > after.revision) {
+            // Revisions that follow another past than ours would be applied unseen.
+            self.repair
+                .demand(Demand::new(ResyncCause::BelowFloor, now));
+        } else if !anchored {
+            // The newest revision is always kept, so ours is not in this history.
+            self.check_soon(now);
+        } else {
+            return true;
+        }
+        false
     }
 
     pub(super) fn committed(&mut self, now: Duration, committed: Committed) {

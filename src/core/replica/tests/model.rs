@@ -1,6 +1,7 @@
 //! The model test: random transactions and faults, a few replicas, and the reference database.
 //!
-//! `PROPTEST_CASES` says how many worlds are tried. A failure is shrunk, printed and its seed kept beside this file.
+//! `PROPTEST_CASES` says how many worlds are tried. A failure is shrunk, printed, and its seed kept in
+//! `proptest-regressions`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +35,8 @@ enum Op {
         drops: bool,
     },
     NewEpoch,
+    /// Somebody deletes a row of the journal by hand.
+    Damage(usize),
     Step(usize, usize),
     Lose(usize, usize),
     Duplicate(usize, usize),
@@ -87,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1..5usize, prop::bool::weighted(0.3), any::<bool>())
             .prop_map(|(back, rotate, drops)| Op::Restore { back, rotate, drops }),
         1 => Just(Op::NewEpoch),
+        1 => (0..4usize).prop_map(Op::Damage),
         60 => (host.clone(), 0..8usize).prop_map(|(at, nth)| Op::Step(at, nth)),
         8 => (host.clone(), 0..8usize).prop_map(|(at, nth)| Op::Lose(at, nth)),
         3 => (host.clone(), 0..8usize).prop_map(|(at, nth)| Op::Duplicate(at, nth)),
@@ -159,6 +163,7 @@ fn apply(world: &mut World, op: &Op) {
             drops,
         } => {
             world.suspect = true;
+            world.rewritten();
             let done = world.database.restore(world.now, *back);
             if done && *rotate {
                 world.database.rotate(world.now, None);
@@ -172,7 +177,9 @@ fn apply(world: &mut World, op: &Op) {
         Op::NewEpoch => {
             world.database.rotate(world.now, None);
             world.notify_head();
+            world.rewritten();
         }
+        Op::Damage(nth) => world.database.damage(*nth),
         Op::Step(at, nth) => world.step(at % count, *nth),
         Op::Lose(at, nth) => world.lose(at % count, *nth),
         Op::Duplicate(at, nth) => world.duplicate(at % count, *nth),
@@ -181,7 +188,10 @@ fn apply(world: &mut World, op: &Op) {
         Op::RefuseListen(at, yes) => world.hosts[at % count].refuses_listen = *yes,
         Op::Deafen(at, yes) => world.hosts[at % count].deaf = *yes,
         Op::AskResync(at) => world.ask_resync(at % count),
-        Op::Settle => world.settle(),
+        Op::Settle => {
+            world.settle();
+            world.check_prompt();
+        }
         Op::Pass { millis, prompt } => world.pass(Duration::from_millis(*millis), *prompt),
     }
 }

@@ -229,6 +229,14 @@ impl Database {
         self.durable.ids.retain(|&at, _| at >= from);
     }
 
+    /// Takes a revision out of the journal, counted from the newest.
+    pub(super) fn damage(&mut self, nth: usize) {
+        let at = self.durable.journal.keys().rev().nth(nth).copied();
+        if let Some(at) = at {
+            self.durable.journal.remove(&at);
+        }
+    }
+
     /// Goes back by some revisions: a backup, or a standby that had not received them.
     pub(super) fn restore(&mut self, now: Duration, back: usize) -> bool {
         let at = self.past.len().saturating_sub(back.max(1));
@@ -274,6 +282,7 @@ impl Database {
         revisions.truncate(PAGE);
         Page {
             epoch: self.durable.head.epoch,
+            head: self.durable.head.revision,
             anchor: self.durable.ids.get(&after).copied(),
             floor: (!revisions.is_empty()).then_some(self.durable.floor),
             revisions,

@@ -58,6 +58,8 @@ pub(super) struct Host {
     asking: Option<SessionId>,
     pub(super) deaf: bool,
     pub(super) refuses_listen: bool,
+    /// Since it connected, a change went by without a notice that reached this host.
+    missed: bool,
     view: Option<(Cursor, Texts)>,
     proven_at: Option<Duration>,
     /// What was shown, and until when.
@@ -106,6 +108,7 @@ impl World {
             asking: None,
             deaf: false,
             refuses_listen: false,
+            missed: false,
             view: None,
             proven_at: None,
             shown: Vec::new(),
@@ -182,6 +185,29 @@ impl World {
         {
             let heard = Input::Heard { session, notice };
             host.items.push(Item::Deliver(heard, None));
+        } else {
+            host.missed = true;
+        }
+    }
+
+    /// The history changed in a way that no notice tells of.
+    pub(super) fn rewritten(&mut self) {
+        for host in &mut self.hosts {
+            host.missed = true;
+        }
+    }
+
+    /// Who hears everything and has answered everything is at the head, without waiting for a check.
+    pub(super) fn check_prompt(&mut self) {
+        self.pass(Duration::from_millis(5), true);
+        let head = self.database.head();
+        let late = |host: &&Host| {
+            let shown = host.replica.cursor();
+            host.replica.mode() == Mode::Push && !host.missed && shown != Some(head)
+        };
+        if let Some(host) = self.hosts.iter().find(late) {
+            let why = format!("{:?} although {head:?} was told", host.replica.cursor());
+            self.fail(why);
         }
     }
 
@@ -222,6 +248,7 @@ impl World {
             Item::Connect { session, listen } => {
                 let refused = host.refuses_listen && listen;
                 host.open = Some((session, listen && !refused));
+                host.missed = false;
                 let listening = heard_back(refused);
                 let connected = Input::Connected { session, listening };
                 return Some(Item::Deliver(connected, None));
@@ -271,6 +298,7 @@ impl World {
             Item::Rotate(expected) => {
                 if database.rotate(now, Some(expected)) {
                     self.notify_head();
+                    self.rewritten();
                 }
                 return Some(Item::Deliver(Input::Rotated, None));
             }
@@ -305,7 +333,11 @@ impl World {
                 }
                 lost(session)
             }
-            Item::Deliver(Input::Heard { .. } | Input::Committed(_) | Input::Audited { .. }, _)
+            Item::Deliver(Input::Heard { .. }, _) => {
+                host.missed = true;
+                None
+            }
+            Item::Deliver(Input::Committed(_) | Input::Audited { .. }, _)
             | Item::Send(_)
             | Item::Audit { .. }
             | Item::Report(..) => None,
