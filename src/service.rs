@@ -244,6 +244,7 @@ impl SyncConfig for ConfigService {
                 .committed(
                     Committed {
                         epoch,
+                        anchor: answer.anchor,
                         journaled: answer.journaled,
                     },
                     deadline,

@@ -3,11 +3,11 @@
 //! It lets a checksum of a moment ago be compared although newer revisions have been applied since, so that a mismatch
 //! is found under constant writes too.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::table::Table;
-use super::{ChangeSet, Revision, RevisionId};
+use super::{ChangeSet, Key, Revision, RevisionId};
 
 /// At 500 revisions a second about eight seconds: longer than an audit of a million entries takes.
 const MAX_REVISIONS: usize = 4_096;
@@ -20,8 +20,15 @@ const MAX_CHANGES: usize = 100_000;
 pub(crate) struct History {
     /// The state that remains when everything in here is undone.
     base: (Revision, RevisionId),
-    sets: VecDeque<Arc<ChangeSet>>,
+    sets: VecDeque<Remembered>,
     changes: usize,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    set: Arc<ChangeSet>,
+    /// Keys that the journal named although we already had what it says.
+    unmoved: Vec<Key>,
 }
 
 impl History {
@@ -34,16 +41,17 @@ impl History {
         }
     }
 
-    pub(crate) fn push(&mut self, set: Arc<ChangeSet>) {
-        self.changes += set.changes.len();
-        self.sets.push_back(set);
+    pub(crate) fn push(&mut self, set: Arc<ChangeSet>, unmoved: Vec<Key>) {
+        self.changes += set.changes.len() + unmoved.len();
+        self.sets.push_back(Remembered { set, unmoved });
         while self.sets.len() > MAX_REVISIONS || (self.changes > MAX_CHANGES && self.sets.len() > 1)
         {
             let Some(oldest) = self.sets.pop_front() else {
                 break;
             };
-            self.changes -= oldest.changes.len();
-            self.base = (oldest.cursor.revision, oldest.cursor.id);
+            let Remembered { set, unmoved } = oldest;
+            self.changes -= set.changes.len() + unmoved.len();
+            self.base = (set.cursor.revision, set.cursor.id);
         }
     }
 
@@ -55,25 +63,32 @@ impl History {
         let at = revision.get().checked_sub(self.base.0.get() + 1)?;
         self.sets
             .get(usize::try_from(at).ok()?)
-            .map(|set| set.cursor.id)
+            .map(|remembered| remembered.set.cursor.id)
     }
 
     /// The revisions after `revision`, newest first; `None` when `revision` is older than what is remembered.
-    pub(crate) fn since(
-        &self,
-        revision: Revision,
-    ) -> Option<impl Iterator<Item = &Arc<ChangeSet>>> {
+    fn since(&self, revision: Revision) -> Option<impl Iterator<Item = &Remembered>> {
         let skip = revision.get().checked_sub(self.base.0.get())?;
         let count = self.sets.len().checked_sub(usize::try_from(skip).ok()?)?;
         Some(self.sets.iter().rev().take(count))
+    }
+
+    /// The keys that the journal named after `revision`, whether or not that changed anything here.
+    pub(crate) fn named_since(&self, revision: Revision) -> HashSet<Key> {
+        let later = self.since(revision).into_iter().flatten();
+        let named = later.flat_map(|Remembered { set, unmoved }| {
+            let changed = set.changes.iter().map(|change| &change.key);
+            changed.chain(unmoved)
+        });
+        named.cloned().collect()
     }
 
     /// The table as it was at `revision`, given the table now.
     pub(crate) fn table_at(&self, revision: Revision, now: &Table) -> Option<Table> {
         let later = self.since(revision)?;
         let mut table = now.clone();
-        for set in later {
-            for change in &set.changes {
+        for remembered in later {
+            for change in &remembered.set.changes {
                 table.set(&change.key, change.old.clone());
             }
         }

@@ -20,6 +20,8 @@ pub(crate) struct Applied {
     pub(crate) changes: Vec<Change>,
     /// Entries whose value stayed the same while their revision moved on.
     pub(crate) silent: Vec<Arc<Entry>>,
+    /// Keys that were named and have the value, or the absence, that they had before.
+    pub(crate) unmoved: Vec<Key>,
 }
 
 impl Table {
@@ -60,6 +62,7 @@ impl Table {
             let old = self.set(&change.key, new.clone());
             if same_text(old.as_ref(), new.as_ref()) {
                 applied.silent.extend(new);
+                applied.unmoved.push(change.key.clone());
             } else {
                 applied.changes.push(Change {
                     key: change.key.clone(),

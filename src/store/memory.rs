@@ -342,8 +342,10 @@ impl Store for MemoryStore {
             entry: content.entry(&item.key),
             changed: touched(&item.key),
         });
+        let before = journaled.revision.get().checked_sub(1).map(Revision::new);
         Ok(WriteAnswer {
             epoch,
+            anchor: before.and_then(|before| content.id_of(before)),
             keys: keys.collect(),
             changed,
             replayed,
@@ -486,6 +488,8 @@ impl Listener for MemoryListener {
             .last()
             .is_some_and(|last| last.revision < content.revision);
         Ok(Page {
+            epoch: content.epoch,
+            head: content.revision,
             anchor: content.id_of(after),
             floor: Some(content.floor),
             revisions,

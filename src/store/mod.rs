@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::core::replica::{Head, Loaded, Page};
-use crate::core::{Checksum, Cursor, Epoch, Journaled, Key, Revision};
+use crate::core::{Checksum, Cursor, Epoch, Journaled, Key, Revision, RevisionId};
 use crate::error::Result;
 use crate::write::{Item, WrittenKey};
 
@@ -114,6 +114,8 @@ pub(crate) struct WriteRequest {
 #[derive(Debug)]
 pub(crate) struct WriteAnswer {
     pub(crate) epoch: Epoch,
+    /// The id of the revision before it, if that is known.
+    pub(crate) anchor: Option<RevisionId>,
     /// The revision it made with its net changes; without changes the newest revision.
     pub(crate) journaled: Journaled,
     pub(crate) changed: bool,

@@ -2,14 +2,14 @@
 --
 -- keys and vals run in parallel; a NULL value deletes. expected likewise: NULL any, 0 absent, -1 present, n that
 -- revision of the key. One row comes back for each key, in order. A refused condition raises SC001 and writes
--- nothing; a known idempotency key answers with the revision it made.
+-- nothing; a known idempotency key answers with the revision it made. `anchor` is the id of the revision before.
 --
 -- Runs with the caller's rights. Decides correctly at READ COMMITTED: rows are locked in one statement and looked at
 -- in the next, whose snapshot is younger than the locks.
 CREATE OR REPLACE FUNCTION {fn_write}(keys text[], vals text[], expected bigint[], actor text,
                                       idempotency_key text, origin text)
 RETURNS TABLE (revision bigint, id uuid, epoch uuid, at timestamptz, replayed boolean,
-               key text, value text, key_revision bigint, changed boolean)
+               key text, value text, key_revision bigint, changed boolean, anchor uuid)
 LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS {body}
 #variable_conflict use_column
 DECLARE
@@ -59,8 +59,9 @@ BEGIN
             END IF;
             key := p_keys[1];
             key_revision := {fn_seal}();
-            SELECT h.revision, h.id, h.epoch, h.at, false, true
-            INTO revision, id, epoch, at, replayed, changed FROM {head} h;
+            SELECT h.revision, h.id, h.epoch, h.at, false, true, r.id
+            INTO revision, id, epoch, at, replayed, changed, anchor
+            FROM {head} h LEFT JOIN {revision} r ON r.revision = h.revision - 1;
             RETURN NEXT;
             RETURN;
         END IF;
@@ -147,7 +148,7 @@ BEGIN
         SELECT r.revision INTO earlier FROM {revision} r WHERE r.idempotency_key = p_idempotency;
         IF FOUND AND part IS NULL THEN
             RETURN QUERY
-            SELECT r.revision, r.id, h.epoch, r.at, true, u.key, t.value::text, k.revision, j.key IS NOT NULL
+            SELECT r.revision, r.id, h.epoch, r.at, true, u.key, t.value::text, k.revision, j.key IS NOT NULL, NULL::uuid
             FROM unnest(p_keys) WITH ORDINALITY u (key, place)
             CROSS JOIN {head} h
             JOIN {revision} r ON r.revision = earlier
@@ -164,9 +165,10 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    SELECT h.revision, h.id, h.epoch, h.at, false, u.key, t.value::text, k.revision, c.key IS NOT NULL
+    SELECT h.revision, h.id, h.epoch, h.at, false, u.key, t.value::text, k.revision, c.key IS NOT NULL, r.id
     FROM unnest(p_keys) WITH ORDINALITY u (key, place)
     CROSS JOIN {head} h
+    LEFT JOIN {revision} r ON r.revision = h.revision - 1
     LEFT JOIN {table} t ON t.key = u.key
     LEFT JOIN {key} k ON k.key = u.key
     LEFT JOIN unnest(touched) c (key) ON c.key = u.key

@@ -87,9 +87,13 @@ pub(crate) struct AuditReport {
     pub(crate) checksum: Checksum,
 }
 
-/// Whole revisions of the journal after some revision.
+/// Whole revisions of the journal after some revision, all read in one snapshot of the database.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
+    /// The epoch at the moment the page was read. Without it a new epoch's revisions would be shown as the old one's.
+    pub(crate) epoch: Epoch,
+    /// The newest revision at that moment. Without it a journal whose end is missing would look like the end.
+    pub(crate) head: Revision,
     /// The id of the revision after which the page begins, if the database still has it.
     pub(crate) anchor: Option<RevisionId>,
     /// The oldest revision kept; unknown when the page is empty.
@@ -112,6 +116,9 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
     pub(crate) epoch: Epoch,
+    /// The id of the revision before it, as the writing transaction saw it. Without it the write is fetched like any
+    /// other news: applied blindly onto a past that a failover took back, it would hide the fork for ever.
+    pub(crate) anchor: Option<RevisionId>,
     pub(crate) journaled: Journaled,
 }
 

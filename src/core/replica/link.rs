@@ -41,7 +41,7 @@ pub(super) struct Session {
     pub(super) check_at: Duration,
     /// Whether a page of the journal is owed.
     pub(super) fetch: bool,
-    /// No page is fetched before this, unless the last one brought something.
+    /// No notice leads to a read before this, unless the last read brought something.
     pub(super) quiet_until: Duration,
     /// Whether a query has succeeded on this session.
     pub(super) answered: bool,
@@ -62,6 +62,7 @@ pub(super) enum Query {
     },
     Snapshot {
         demand: Option<Demand>,
+        asked: Option<Cursor>,
         sent: Duration,
     },
 }
@@ -104,9 +105,10 @@ impl Demand {
         }
     }
 
-    /// Two demands become one: the one that replaces wins, and the earlier time.
+    /// Two demands become one: a fork wins, then the one that replaces; and the earlier time.
     pub(super) fn merge(self, other: Self) -> Self {
-        let cause = if other.cause.replaces() && !self.cause.replaces() {
+        let fork = other.cause == ResyncCause::Fork;
+        let cause = if fork || (other.cause.replaces() && !self.cause.replaces()) {
             other.cause
         } else {
             self.cause

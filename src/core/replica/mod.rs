@@ -21,6 +21,8 @@ mod io;
 mod link;
 mod news;
 mod repair;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -233,12 +235,14 @@ impl Replica {
         let loaded = self.state.as_ref().map(|state| state.cursor);
         let demand = self.repair.take_due(now);
         let query = match (loaded, demand) {
-            (_, Some(demand)) => Query::Snapshot {
+            (asked, Some(demand)) => Query::Snapshot {
                 demand: Some(demand),
+                asked,
                 sent: now,
             },
             (None, None) => Query::Snapshot {
                 demand: None,
+                asked: None,
                 sent: now,
             },
             (Some(after), None) if session.fetch && now >= session.quiet_until => {
@@ -399,10 +403,17 @@ impl Replica {
         Some(query)
     }
 
-    /// Makes the head be looked at as soon as the session is free.
+    /// Makes the head be looked at as soon as the session is free and not told to pause.
     fn check_soon(&mut self, now: Duration) {
         if let Link::Up(session) = &mut self.link {
-            session.check_at = session.check_at.min(now);
+            session.check_at = session.check_at.min(now.max(session.quiet_until));
+        }
+    }
+
+    /// Lets the next read that a notice leads to wait until `until`.
+    fn quiet(&mut self, until: Duration) {
+        if let Link::Up(session) = &mut self.link {
+            session.quiet_until = until;
         }
     }
 

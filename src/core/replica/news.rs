@@ -75,6 +75,7 @@ impl Replica {
         else {
             return;
         };
+        self.quiet(now + EMPTY_READ_PAUSE);
         let Some(cursor) = self.cursor() else { return };
         if head.epoch != cursor.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
@@ -90,9 +91,11 @@ impl Replica {
         }
         if head.revision > cursor.revision {
             self.notice_missed(now, head.revision);
+            self.quiet(now);
             self.fetch_soon();
         } else {
             self.proven_at = Some(sent);
+            self.verify(now, true);
         }
         if let Some(report) = head.audit {
             self.repair.heard_audit(report, cursor.epoch);
@@ -119,43 +122,54 @@ impl Replica {
         let Some(Query::Page { after, sent }) = self.answered(now, session) else {
             return;
         };
+        self.quiet(now + EMPTY_READ_PAUSE);
         let Some(cursor) = self.cursor() else { return };
-        if after.epoch != cursor.epoch {
-            return;
-        }
-        if page.anchor.is_some_and(|id| id != after.id) {
-            self.forked(after);
-            return;
-        }
-        if page
-            .floor
-            .is_some_and(|floor| floor > after.revision.next())
-        {
-            self.repair
-                .demand(Demand::new(ResyncCause::BelowFloor, now));
-            return;
-        }
-        if page.anchor.is_none() && after.revision > Revision::ZERO && page.revisions.is_empty() {
-            // The newest revision is always kept, so ours is not in this history, or the journal was emptied by hand.
-            self.check_soon(now);
+        if after.epoch != cursor.epoch || !self.continues(now, after, &page) {
             return;
         }
         let found = !page.revisions.is_empty();
+        let end = page.revisions.last().map(|journaled| journaled.revision);
+        let short = !page.more && end.unwrap_or(after.revision) < page.head;
         for journaled in page.revisions {
             if !self.take(now, after.epoch, journaled, Cause::Remote) {
                 return;
             }
         }
-        if page.more {
+        if short {
+            self.repair.demand(Demand::new(ResyncCause::Gap, now));
+        } else if page.more {
             self.fetch_soon();
         } else if page.anchor.is_some() {
             self.proven_at = Some(sent);
         }
-        if let Link::Up(session) = &mut self.link {
-            session.quiet_until = if found { now } else { now + EMPTY_READ_PAUSE };
+        if found {
+            self.quiet(now);
         }
         self.settle_claims(now);
-        self.verify(now);
+        self.verify(now, !page.more && !short);
+    }
+
+    /// Whether a page begins where `after` ended, in the same history; if not, sees to it.
+    fn continues(&mut self, now: Duration, after: Cursor, page: &Page) -> bool {
+        let anchored = page.anchor.is_some() || after.revision == Revision::ZERO;
+        let cut = page
+            .floor
+            .is_some_and(|floor| floor > after.revision.next());
+        if page.epoch != after.epoch {
+            self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
+        } else if page.anchor.is_some_and(|id| id != after.id) {
+            self.forked(after);
+        } else if cut || (!anchored && page.head > after.revision) {
+            // Revisions that follow another past than ours would be applied unseen.
+            self.repair
+                .demand(Demand::new(ResyncCause::BelowFloor, now));
+        } else if !anchored {
+            // The newest revision is always kept, so ours is not in this history.
+            self.check_soon(now);
+        } else {
+            return true;
+        }
+        false
     }
 
     pub(super) fn committed(&mut self, now: Duration, committed: Committed) {
@@ -164,13 +178,19 @@ impl Replica {
             self.check_soon(now);
             return;
         }
-        if committed.journaled.revision > cursor.revision.next() {
+        let (revision, next) = (committed.journaled.revision, cursor.revision.next());
+        let anchored = committed.anchor.is_some() || cursor.revision == Revision::ZERO;
+        if revision > next || (revision == next && !anchored) {
             self.fetch_soon();
+            return;
+        }
+        if revision == next && committed.anchor.is_some_and(|id| id != cursor.id) {
+            self.forked(cursor);
             return;
         }
         self.take(now, committed.epoch, committed.journaled, Cause::Local);
         self.settle_claims(now);
-        self.verify(now);
+        self.verify(now, false);
     }
 
     /// Applies a revision if it is the next one. False when the history turned out not to be ours.
@@ -216,7 +236,7 @@ impl Replica {
             cause,
             changes: applied.changes,
         });
-        state.history.push(set.clone());
+        state.history.push(set.clone(), applied.unmoved);
         self.actions
             .push_back(Action::Publish(Publication::Changed {
                 set,
@@ -226,9 +246,15 @@ impl Replica {
     }
 
     pub(super) fn snapshot(&mut self, now: Duration, session: SessionId, loaded: Loaded) {
-        let Some(Query::Snapshot { demand, sent }) = self.answered(now, session) else {
+        let Some(Query::Snapshot {
+            demand,
+            asked,
+            sent,
+        }) = self.answered(now, session)
+        else {
             return;
         };
+        let demand = demand.map(|demand| self.repair.joined(demand));
         // Notices that came while the snapshot streamed may lie ahead of it.
         self.fetch_soon();
         let replaces = demand
@@ -242,11 +268,11 @@ impl Replica {
             (Some(state), Some(demand))
                 if replaces || loaded.cursor.epoch != state.cursor.epoch =>
             {
-                self.replace(loaded, demand, sent);
+                self.replace(loaded, demand, asked, sent);
             }
             (Some(_), Some(demand)) => {
                 self.repair.verifying = Some((loaded, demand));
-                self.verify(now);
+                self.verify(now, false);
             }
             (Some(_), None) => {}
         }
@@ -271,40 +297,42 @@ impl Replica {
     }
 
     /// Another history, or one that cannot be followed any more, takes the place of ours.
-    fn replace(&mut self, loaded: Loaded, demand: Demand, sent: Duration) {
-        let Some(mut state) = self.state.take() else {
+    fn replace(&mut self, loaded: Loaded, demand: Demand, asked: Option<Cursor>, sent: Duration) {
+        let Some(state) = &mut self.state else {
             return;
         };
-        let same_history =
-            loaded.cursor.epoch == state.cursor.epoch && demand.cause != ResyncCause::Fork;
-        if same_history && loaded.cursor.revision < state.cursor.revision {
+        let (ours, cursor) = (state.cursor, loaded.cursor);
+        let overtaken = asked != Some(ours);
+        let behind = cursor.epoch == ours.epoch && cursor.revision < ours.revision;
+        let other_id = cursor.revision == ours.revision && cursor.id != ours.id;
+        if behind && overtaken {
             // Our own writes went on while the snapshot streamed; it would take them back.
-            self.state = Some(state);
             self.repair.demand(demand);
             return;
         }
-        let (before, cursor) = (state.checksum(), loaded.cursor);
+        let rewritten = behind || (cursor.epoch == ours.epoch && other_id);
+        if rewritten && demand.cause != ResyncCause::Fork {
+            // Reading again would find the same: what we held when we asked is not there.
+            self.repair.demand(demand);
+            self.forked(ours);
+            return;
+        }
+        let before = state.checksum();
         self.repair.loaded(loaded.audit);
         let table = Table::build(loaded.entries);
         let changes = state.table.difference(&table);
-        let cause = if cursor.epoch == state.cursor.epoch {
+        let cause = if cursor.epoch == ours.epoch || demand.cause == ResyncCause::Fork {
             demand.cause
         } else {
             ResyncCause::NewEpoch
         };
-        let cause = if demand.cause == ResyncCause::Fork {
-            ResyncCause::Fork
-        } else {
-            cause
-        };
-        state = State {
+        *state = State {
             cursor,
             table,
             history: History::at(cursor.revision, cursor.id),
             checksum: None,
         };
         let after = state.checksum();
-        self.state = Some(state);
         self.proven_at = Some(sent);
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;

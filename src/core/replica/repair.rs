@@ -103,6 +103,14 @@ impl Repair {
         }
     }
 
+    /// A new snapshot also answers those who asked for the one that still waits to be compared.
+    pub(super) fn joined(&mut self, demand: Demand) -> Demand {
+        match self.verifying.take() {
+            Some((_, waiting)) => demand.merge(waiting),
+            None => demand,
+        }
+    }
+
     /// A whole table came: audits before it say nothing about it.
     pub(super) fn loaded(&mut self, audit: Option<AuditReport>) {
         self.audits_seen = audit.map_or(0, |audit| audit.number);
@@ -305,11 +313,13 @@ impl Replica {
     }
 
     /// Compares the snapshot of a resync with our state at the snapshot's revision, once we have reached it. What differs
-    /// there never went through the journal. Keys that were changed since are left as the journal says.
-    pub(super) fn verify(&mut self, now: Duration) {
+    /// there never went through the journal. Keys that were changed since are left as the journal says. Once the journal
+    /// has nothing more for us (`current`), a snapshot that still lies ahead is of a history that was taken back.
+    pub(super) fn verify(&mut self, now: Duration, current: bool) {
         let Some(state) = &mut self.state else { return };
         let reached = |(loaded, _): &mut (Loaded, Demand)| {
-            loaded.cursor.epoch != state.cursor.epoch
+            current
+                || loaded.cursor.epoch != state.cursor.epoch
                 || loaded.cursor.revision <= state.cursor.revision
         };
         let Some((loaded, mut demand)) = self.repair.verifying.take_if(reached) else {
@@ -348,12 +358,9 @@ impl Replica {
             })
             .collect();
         let mut changes: Vec<Change> = Vec::new();
+        let newer = state.history.named_since(at.revision);
         for change in untracked {
-            let newer = state.history.since(at.revision).into_iter().flatten();
-            if newer
-                .into_iter()
-                .all(|set| set.changes.iter().all(|later| later.key != change.key))
-            {
+            if !newer.contains(&change.key) {
                 state.table.set(&change.key, change.new.clone());
                 changes.push(change);
             }

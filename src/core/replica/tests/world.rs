@@ -1,0 +1,677 @@
+//! Replicas, their simulated hosts, and what has to be true after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::reference::{Database, Texts, put};
+use crate::core::notice::Notice;
+use crate::core::replica::{
+    Action, Committed, Config, Input, Mode, Publication, Replica, ResyncCause, SessionId, Told,
+};
+use crate::core::{Cause, ChangeSet, Checksum, Cursor, Epoch, Key, Revision};
+
+/// More at one instant is a loop without a pause.
+const MOST_AT_ONCE: usize = 600;
+
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Something under way between a replica and the database.
+#[derive(Debug)]
+pub(super) enum Item {
+    Connect {
+        session: SessionId,
+        listen: bool,
+    },
+    Listen {
+        session: SessionId,
+    },
+    Ask {
+        session: SessionId,
+        query: Asked,
+    },
+    Send(Notice),
+    Audit {
+        again: bool,
+    },
+    Report(Revision, Checksum),
+    Reconcile(Vec<Key>),
+    Rotate(Epoch),
+    /// On its way to the replica; the session whose query it answers.
+    Deliver(Input, Option<SessionId>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    Head(Revision),
+    Page(Revision),
+    Snapshot,
+}
+
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) replica: Replica,
+    pub(super) config: Config,
+    pub(super) items: Vec<Item>,
+    /// The session that the host keeps open, and whether LISTEN is committed on it.
+    open: Option<(SessionId, bool)>,
+    /// The session on which a query is in flight.
+    asking: Option<SessionId>,
+    pub(super) deaf: bool,
+    pub(super) refuses_listen: bool,
+    /// Since it connected, a change went by without a notice that reached this host.
+    missed: bool,
+    view: Option<(Cursor, Texts)>,
+    proven_at: Option<Duration>,
+    /// What was shown, and until when.
+    shown: Vec<(Cursor, Duration)>,
+    fork_told: bool,
+    asked: BTreeSet<u64>,
+    pub(super) queries: usize,
+    pub(super) snapshots: usize,
+    pub(super) mismatches: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) now: Duration,
+    pub(super) database: Database,
+    pub(super) hosts: Vec<Host>,
+    /// Somebody may be wrong: a row was altered, the history replaced, or a heartbeat forged.
+    pub(super) suspect: bool,
+    /// A replica took over altered rows with a whole table, so that nobody can tell any more.
+    pub(super) excused: bool,
+    pub(super) wrong: Option<String>,
+    tickets: u64,
+}
+
+pub(super) fn config(instance: u64) -> Config {
+    Config {
+        instance,
+        check_interval: Duration::from_secs(2),
+        heartbeat_interval: HEARTBEAT,
+        reconnect_interval: Duration::from_secs(10),
+        poll_interval: Duration::from_secs(5),
+        poll_jitter: Duration::from_secs(1),
+        notifications: true,
+        sync_on_mismatch: true,
+    }
+}
+
+impl World {
+    pub(super) fn new(configs: Vec<Config>, seed: u64) -> Self {
+        let now = Duration::ZERO;
+        let host = |config: Config| Host {
+            replica: Replica::new(config.clone(), seed ^ config.instance, now),
+            config,
+            items: Vec::new(),
+            open: None,
+            asking: None,
+            deaf: false,
+            refuses_listen: false,
+            missed: false,
+            view: None,
+            proven_at: None,
+            shown: Vec::new(),
+            fork_told: false,
+            asked: BTreeSet::new(),
+            queries: 0,
+            snapshots: 0,
+            mismatches: 0,
+        };
+        let mut world = Self {
+            now,
+            database: Database::new(),
+            hosts: configs.into_iter().map(host).collect(),
+            suspect: false,
+            excused: false,
+            wrong: None,
+            tickets: 0,
+        };
+        for at in 0..world.hosts.len() {
+            world.handle(at, Input::Tick);
+        }
+        world
+    }
+
+    pub(super) fn fail(&mut self, why: String) {
+        let now = self.now;
+        self.wrong.get_or_insert(format!("at {now:?}: {why}"));
+    }
+
+    // What clients of the database do.
+
+    pub(super) fn write(
+        &mut self,
+        own: Option<usize>,
+        writes: &BTreeMap<Key, Option<String>>,
+        answered: bool,
+    ) {
+        let origin = own.map(|at| self.hosts[at].config.instance);
+        let before = self.database.head().id;
+        let Some(journaled) = self.database.commit(self.now, origin, writes) else {
+            return;
+        };
+        self.notify_head();
+        if let Some(at) = own
+            && answered
+        {
+            let epoch = self.database.head().epoch;
+            let committed = Input::Committed(Committed {
+                epoch,
+                anchor: Some(before),
+                journaled,
+            });
+            self.hosts[at].items.push(Item::Deliver(committed, None));
+        }
+    }
+
+    pub(super) fn notify_head(&mut self) {
+        let Cursor {
+            epoch, revision, ..
+        } = self.database.head();
+        self.notify(Notice::Changed { epoch, revision });
+    }
+
+    pub(super) fn notify(&mut self, notice: Notice) {
+        for at in 0..self.hosts.len() {
+            self.hear(at, Some(notice));
+        }
+    }
+
+    pub(super) fn hear(&mut self, at: usize, notice: Option<Notice>) {
+        let host = &mut self.hosts[at];
+        if let Some((session, true)) = host.open
+            && !host.deaf
+        {
+            let heard = Input::Heard { session, notice };
+            host.items.push(Item::Deliver(heard, None));
+        } else {
+            host.missed = true;
+        }
+    }
+
+    /// The history changed in a way that no notice tells of.
+    pub(super) fn rewritten(&mut self) {
+        for host in &mut self.hosts {
+            host.missed = true;
+        }
+    }
+
+    /// Who hears everything and has answered everything is at the head, without waiting for a check.
+    pub(super) fn check_prompt(&mut self) {
+        self.pass(Duration::from_millis(5), true);
+        let head = self.database.head();
+        let late = |host: &&Host| {
+            let shown = host.replica.cursor();
+            host.replica.mode() == Mode::Push && !host.missed && shown != Some(head)
+        };
+        if let Some(host) = self.hosts.iter().find(late) {
+            let why = format!("{:?} although {head:?} was told", host.replica.cursor());
+            self.fail(why);
+        }
+    }
+
+    pub(super) fn ask_resync(&mut self, at: usize) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.hosts[at].asked.insert(ticket);
+        self.handle(at, Input::ResyncAsked { ticket });
+    }
+
+    pub(super) fn drop_session(&mut self, at: usize) {
+        if let Some((session, _)) = self.hosts[at].open.take() {
+            let why = "dropped".to_owned();
+            let lost = Input::Disconnected { session, why };
+            self.hosts[at].items.push(Item::Deliver(lost, None));
+        }
+    }
+
+    // What hosts do.
+
+    /// Takes one item a step further: to the database, or to the replica.
+    pub(super) fn step(&mut self, at: usize, nth: usize) {
+        let host = &mut self.hosts[at];
+        if host.items.is_empty() {
+            return;
+        }
+        let nth = nth % host.items.len();
+        let item = host.items.remove(nth);
+        if let Some(answer) = self.run(at, item) {
+            self.hosts[at].items.insert(nth, answer);
+        }
+    }
+
+    fn run(&mut self, at: usize, item: Item) -> Option<Item> {
+        let (now, database) = (self.now, &mut self.database);
+        let host = &mut self.hosts[at];
+        match item {
+            Item::Connect { session, listen } => {
+                let refused = host.refuses_listen && listen;
+                host.open = Some((session, listen && !refused));
+                host.missed = false;
+                let listening = heard_back(refused);
+                let connected = Input::Connected { session, listening };
+                return Some(Item::Deliver(connected, None));
+            }
+            Item::Listen { session } => {
+                let refused = host.refuses_listen;
+                if let Some((open, listens)) = &mut host.open
+                    && *open == session
+                {
+                    *listens = !refused;
+                }
+                let listening = heard_back(refused);
+                let listening = Input::Listening { session, listening };
+                return Some(Item::Deliver(listening, None));
+            }
+            Item::Ask { session, query } => {
+                let answer = match query {
+                    Asked::Head(own) => Input::Head {
+                        session,
+                        head: database.answer_head(own),
+                    },
+                    Asked::Page(after) => Input::Page {
+                        session,
+                        page: database.answer_page(after),
+                    },
+                    Asked::Snapshot => Input::Snapshot {
+                        session,
+                        snapshot: database.answer_snapshot(),
+                    },
+                };
+                return Some(Item::Deliver(answer, Some(session)));
+            }
+            Item::Send(notice) => self.notify(notice),
+            Item::Audit { again } => {
+                if again || database.audit(now, HEARTBEAT) {
+                    let (cursor, checksum) = (database.head(), database.checksum());
+                    let audited = Input::Audited { cursor, checksum };
+                    return Some(Item::Deliver(audited, None));
+                }
+            }
+            Item::Report(revision, checksum) => database.report(revision, checksum),
+            Item::Reconcile(keys) => {
+                if database.reconcile(now, &keys).is_some() {
+                    self.notify_head();
+                }
+            }
+            Item::Rotate(expected) => {
+                if database.rotate(now, Some(expected)) {
+                    self.notify_head();
+                    self.rewritten();
+                }
+                return Some(Item::Deliver(Input::Rotated, None));
+            }
+            Item::Deliver(input, answers) => {
+                if answers.is_some() && host.asking == answers {
+                    host.asking = None;
+                }
+                self.handle(at, input);
+            }
+        }
+        None
+    }
+
+    /// Loses what can be lost. A query that is never answered ends the session.
+    pub(super) fn lose(&mut self, at: usize, nth: usize) {
+        let host = &mut self.hosts[at];
+        if host.items.is_empty() {
+            return;
+        }
+        let nth = nth % host.items.len();
+        let why = "lost".to_owned();
+        let lost = |session| Some(Item::Deliver(Input::Disconnected { session, why }, None));
+        let item = host.items.remove(nth);
+        let instead = match item {
+            Item::Connect { session, .. }
+            | Item::Ask { session, .. }
+            | Item::Listen { session }
+            | Item::Deliver(Input::Connected { session, .. }, _)
+            | Item::Deliver(_, Some(session)) => {
+                if host.open.is_some_and(|(open, _)| open == session) {
+                    host.open = None;
+                }
+                lost(session)
+            }
+            Item::Deliver(Input::Heard { .. }, _) => {
+                host.missed = true;
+                None
+            }
+            Item::Deliver(Input::Committed(_) | Input::Audited { .. }, _)
+            | Item::Send(_)
+            | Item::Audit { .. }
+            | Item::Report(..) => None,
+            Item::Rotate(_) => Some(Item::Deliver(Input::Rotated, None)),
+            kept @ (Item::Reconcile(_) | Item::Deliver(..)) => Some(kept),
+        };
+        host.items.extend(instead);
+    }
+
+    pub(super) fn duplicate(&mut self, at: usize, nth: usize) {
+        let host = &mut self.hosts[at];
+        let nth = nth % host.items.len().max(1);
+        if let Some(Item::Deliver(Input::Heard { session, notice }, _)) = host.items.get(nth) {
+            let (session, notice) = (*session, *notice);
+            let again = Input::Heard { session, notice };
+            host.items.push(Item::Deliver(again, None));
+        }
+    }
+
+    /// Lets everything that is under way arrive at once, without time passing.
+    pub(super) fn settle(&mut self) {
+        let mut steps = 0;
+        while self.wrong.is_none() {
+            let Some(at) = self.hosts.iter().position(|host| !host.items.is_empty()) else {
+                return;
+            };
+            self.step(at, 0);
+            steps += 1;
+            if steps > MOST_AT_ONCE {
+                let items: Vec<_> = self.hosts.iter().map(|host| &host.items).collect();
+                self.fail(format!("endless work at one instant; under way: {items:?}"));
+            }
+        }
+    }
+
+    /// Lets time pass; with `prompt`, everything under way arrives at once.
+    pub(super) fn pass(&mut self, time: Duration, prompt: bool) {
+        let until = self.now + time;
+        let (mut at_once, mut last) = (0, self.now);
+        while self.wrong.is_none() {
+            if prompt {
+                self.settle();
+            }
+            let due = |host: &Host| host.replica.next_deadline();
+            let next = self.hosts.iter().filter_map(due).min();
+            let Some(next) = next.filter(|next| *next <= until) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            at_once = if self.now == last { at_once + 1 } else { 0 };
+            last = self.now;
+            if at_once > MOST_AT_ONCE {
+                self.fail("a deadline that nothing moves".to_owned());
+            }
+            for at in 0..self.hosts.len() {
+                if due(&self.hosts[at]).is_some_and(|due| due <= self.now) {
+                    self.handle(at, Input::Tick);
+                }
+            }
+        }
+        self.now = until;
+    }
+
+    pub(super) fn handle(&mut self, at: usize, input: Input) {
+        if let Input::Disconnected { session, .. } = &input {
+            let host = &mut self.hosts[at];
+            if host.open.is_some_and(|(open, _)| open == *session) {
+                host.open = None;
+            }
+        }
+        let now = self.now;
+        self.hosts[at].replica.handle(now, input);
+        while let Some(action) = self.hosts[at].replica.next_action() {
+            self.act(at, action);
+        }
+        self.check(at);
+    }
+
+    fn act(&mut self, at: usize, action: Action) {
+        let host = &mut self.hosts[at];
+        let item = match action {
+            Action::Connect { session, listen } => Item::Connect { session, listen },
+            Action::Listen { session } => Item::Listen { session },
+            Action::CheckHead { session, own } => return self.ask(at, session, Asked::Head(own)),
+            Action::FetchPage { session, after } => {
+                return self.ask(at, session, Asked::Page(after));
+            }
+            Action::FetchSnapshot { session } => return self.ask(at, session, Asked::Snapshot),
+            Action::SendNonce { notice } | Action::SendHeartbeat { notice } => Item::Send(notice),
+            Action::Audit { again } => Item::Audit { again },
+            Action::ReportAudit { revision, checksum } => Item::Report(revision, checksum),
+            Action::Reconcile { keys } => {
+                Item::Reconcile(keys.into_iter().map(|(key, _)| key).collect())
+            }
+            Action::RotateEpoch { expected } => Item::Rotate(expected),
+            Action::Publish(publication) => return self.publish(at, publication),
+            Action::ResyncDone { tickets, .. } => {
+                for ticket in tickets {
+                    if !self.hosts[at].asked.remove(&ticket) {
+                        self.fail(format!("ticket {ticket} is answered twice"));
+                    }
+                }
+                return;
+            }
+            Action::Tell(told) => return self.told(at, &told),
+        };
+        host.items.push(item);
+    }
+
+    fn ask(&mut self, at: usize, session: SessionId, query: Asked) {
+        let host = &mut self.hosts[at];
+        host.queries += 1;
+        host.snapshots += usize::from(matches!(query, Asked::Snapshot));
+        host.items.push(Item::Ask { session, query });
+        if host.asking.replace(session) == Some(session) {
+            self.fail(format!("{query:?} although a query is in flight"));
+        }
+    }
+
+    fn told(&mut self, at: usize, told: &Told) {
+        match told {
+            Told::Forked { .. } => self.hosts[at].fork_told = true,
+            Told::Mismatch { .. } => {
+                self.hosts[at].mismatches += 1;
+                if !self.suspect {
+                    self.fail(format!("{told:?} although nobody is wrong"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // What has to be true.
+
+    fn publish(&mut self, at: usize, publication: Publication) {
+        let view = self.hosts[at].view.take();
+        let (cursor, texts) = match publication {
+            Publication::Loaded(snapshot) => {
+                if view.is_some() {
+                    self.fail("loaded a second time".to_owned());
+                }
+                self.excused |= self.database.is_altered();
+                (snapshot.cursor(), texts(&snapshot))
+            }
+            Publication::Changed { set, silent } => {
+                let Some((before, mut texts)) = view else {
+                    return self.fail("changed before it was loaded".to_owned());
+                };
+                let next = Cursor {
+                    id: set.cursor.id,
+                    revision: before.revision.next(),
+                    epoch: before.epoch,
+                };
+                if set.cursor != next {
+                    self.fail(format!("{:?} is published after {before:?}", set.cursor));
+                }
+                self.fold(&set, &mut texts);
+                let silent: Vec<_> = silent.iter().map(|entry| entry.key().clone()).collect();
+                self.as_journaled(at, &set, &silent);
+                (set.cursor, texts)
+            }
+            Publication::Resynced { set, now, cause } => {
+                let Some((before, mut folded)) = view else {
+                    return self.fail("resynced before it was loaded".to_owned());
+                };
+                self.excused |= cause.replaces() && self.database.is_altered();
+                self.fold(&set, &mut folded);
+                if folded != texts(&now) || now.cursor() != set.cursor {
+                    self.fail(format!(
+                        "a resync's changes do not lead to its snapshot: {set:?}"
+                    ));
+                }
+                let fork = std::mem::take(&mut self.hosts[at].fork_told);
+                let back =
+                    set.cursor.epoch == before.epoch && set.cursor.revision < before.revision;
+                if back && !(fork && cause == ResyncCause::Fork) {
+                    self.fail(format!("{:?} went back to {:?}", before, set.cursor));
+                }
+                (set.cursor, folded)
+            }
+        };
+        self.hosts[at].view = Some((cursor, texts));
+    }
+
+    /// Old values follow from what was published before, and only true differences are told.
+    fn fold(&mut self, set: &ChangeSet, texts: &mut Texts) {
+        for change in &set.changes {
+            let old = change.old.as_ref().map(|entry| entry.as_json().to_owned());
+            let new = change.new.as_ref().map(|entry| entry.as_json().to_owned());
+            if old.as_ref() != texts.get(&change.key) || old == new {
+                self.fail(format!("{change:?} does not follow from {texts:?}"));
+            }
+            put(texts, &change.key, new.as_ref());
+        }
+    }
+
+    fn as_journaled(&mut self, at: usize, set: &ChangeSet, silent: &[Key]) {
+        let Some(journaled) = self.database.truth.revisions.get(&set.cursor.id).cloned() else {
+            return self.fail(format!("{:?} was never committed", set.cursor));
+        };
+        let own = journaled.origin == Some(self.hosts[at].config.instance);
+        if (set.cause == Cause::Local) != own || set.cause == Cause::Resync {
+            self.fail(format!("{:?} has the cause {:?}", set.cursor, set.cause));
+        }
+        let wanted: BTreeSet<_> = journaled.changes.iter().map(|change| &change.key).collect();
+        let told = set.changes.iter().map(|change| &change.key);
+        let told: BTreeSet<_> = told.chain(silent).collect();
+        let altered = |key: &&Key| self.database.truth.altered.contains(*key);
+        if !wanted.symmetric_difference(&told).all(|key| altered(key)) {
+            self.fail(format!("{set:?} is not what was committed: {journaled:?}"));
+        }
+    }
+
+    fn check(&mut self, at: usize) {
+        let host = &self.hosts[at];
+        let shown = host.replica.entries();
+        let Some(shown) = shown else {
+            if host.view.is_some() {
+                self.fail("a published table is gone".to_owned());
+            }
+            return;
+        };
+        let (cursor, texts) = (shown.cursor(), texts(&shown));
+        if host.view.as_ref() != Some(&(cursor, texts.clone())) {
+            let why = format!("shows {cursor:?} {texts:?}, published {:?}", host.view);
+            return self.fail(why);
+        }
+        let truth = &self.database.truth;
+        let Some((state, loose)) = truth.states.get(&cursor) else {
+            return self.fail(format!("shows {cursor:?}, which never was"));
+        };
+        let strange = |key: &&Key| {
+            let altered = loose.get(*key);
+            let altered = altered.is_some_and(|all| all.contains(&texts.get(*key).cloned()));
+            texts.get(*key) != state.get(*key) && !altered
+        };
+        if let Some(key) = state.keys().chain(texts.keys()).find(strange) {
+            let (is, was) = (texts.get(key), state.get(key));
+            return self.fail(format!(
+                "shows {key:?} = {is:?} at {cursor:?}; it was {was:?}"
+            ));
+        }
+        let proven_at = host.replica.proven_at();
+        if let Some(proven) = proven_at
+            && proven_at != host.proven_at
+        {
+            // An own write may have overtaken the answer that proves the state before it.
+            let newest = |cursor: &Cursor| truth.newest_until.get(cursor) >= Some(&proven);
+            let shown = (host.shown.iter()).filter(|(_, until)| *until >= proven);
+            let good = newest(&cursor) || shown.map(|(cursor, _)| cursor).any(newest);
+            if !good || proven_at < host.proven_at {
+                self.fail(format!(
+                    "{cursor:?} is proven at {proven_at:?}, but was not the newest"
+                ));
+            }
+            self.hosts[at].proven_at = proven_at;
+        }
+        let now = self.now;
+        let shown = &mut self.hosts[at].shown;
+        if let Some((_, until)) = shown.last_mut() {
+            *until = now;
+        }
+        if shown.last().is_none_or(|(last, _)| *last != cursor) {
+            shown.push((cursor, now));
+        }
+    }
+
+    /// Everything is well again: let time pass and see that everybody knows.
+    pub(super) fn heal(&mut self) {
+        for at in 0..self.hosts.len() {
+            self.hosts[at].deaf = false;
+            self.hosts[at].refuses_listen = false;
+        }
+        self.pass(HEARTBEAT * 7, true);
+        let heals = self.hosts.iter().all(|host| host.config.sync_on_mismatch);
+        if self.database.is_altered() && heals && !self.excused {
+            let (is, tracked) = (self.database.table(), self.database.tracked());
+            self.fail(format!(
+                "an altered row is not numbered: {is:?}, journal {tracked:?}"
+            ));
+        }
+        // A write now must reach everybody by its notice alone.
+        let key = Key::stored("last");
+        self.write(None, &[(key, Some("true".to_owned()))].into(), false);
+        let push = |host: &Host| host.config.notifications;
+        if self.hosts.iter().all(push) {
+            self.settle();
+            self.pass(Duration::from_millis(5), true);
+        } else {
+            self.pass(Duration::from_secs(7), true);
+        }
+        for at in 0..self.hosts.len() {
+            self.check_healed(at);
+        }
+    }
+
+    fn check_healed(&mut self, at: usize) {
+        let host = &self.hosts[at];
+        let mode = host.replica.mode();
+        if host.config.notifications != (mode == Mode::Push) || matches!(mode, Mode::Offline { .. })
+        {
+            self.fail(format!("the mode of {at} is {mode:?}"));
+        }
+        let host = &self.hosts[at];
+        if !host.asked.is_empty() {
+            self.fail(format!("tickets {:?} are never answered", host.asked));
+        }
+        let host = &self.hosts[at];
+        let head = self.database.head();
+        let shown = host.replica.entries();
+        let same = shown.as_ref().is_some_and(|shown| {
+            shown.cursor() == head
+                && (texts(shown) == *self.database.table() || !host.config.sync_on_mismatch)
+        });
+        if !same {
+            let table = self.database.table();
+            self.fail(format!(
+                "{at} shows {shown:?}, the database {head:?} {table:?}"
+            ));
+        }
+    }
+}
+
+fn heard_back(refused: bool) -> Result<(), String> {
+    if refused {
+        Err("refused".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn texts(snapshot: &crate::core::Snapshot) -> Texts {
+    let text = |entry: &std::sync::Arc<crate::core::Entry>| {
+        (entry.key().clone(), entry.as_json().to_owned())
+    };
+    snapshot.iter().map(text).collect()
+}
