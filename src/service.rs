@@ -189,8 +189,14 @@ impl ConfigService {
         }
     }
 
-    /// Reads revisions after a cursor from the journal, with old and new texts; `None` when it does not reach back.
-    pub(crate) async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
+    /// Reads at most `limit` whole revisions after a cursor from the database's journal, with old and new texts: for a
+    /// consumer that keeps its own place across restarts. `None` when the journal does not reach back to the cursor, or
+    /// has another past; then a [`SyncConfig::snapshot`] is the place to go on from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`] when the database cannot be reached.
+    pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         self.store.history(after, limit).await
     }
 

@@ -39,10 +39,6 @@ impl Table {
         self.entries.len()
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(key)
-    }
-
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.values().cloned().collect()
     }

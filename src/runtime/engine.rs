@@ -159,7 +159,7 @@ impl Engine {
             match tokio::time::timeout(pause, self.reached(target)).await {
                 Ok(reached) => return reached,
                 Err(_) => {
-                    pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2))
+                    pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
                 }
             }
             self.feed(Input::Look);
@@ -284,7 +284,7 @@ impl Engine {
         for ticket in tickets {
             if let Some(waiting) = resyncs.waiting.remove(ticket) {
                 // Whoever asked may have stopped waiting.
-                drop(waiting.send(changed));
+                let _gone = waiting.send(changed);
             }
         }
     }

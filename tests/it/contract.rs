@@ -368,7 +368,7 @@ async fn a_panicking_or_blocking_callback_harms_nobody_else(fleet: Fleet) {
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     one.on_change(Filter::all(), move |_| {
         // Blocks until the test lets go.
-        drop(blocked.recv());
+        let _released = blocked.recv();
     })
     .unwrap();
     let seen = record(&one, Filter::all());
@@ -392,7 +392,7 @@ async fn a_slow_subscriber_is_told_how_far_it_lags_and_goes_on_from_a_state(flee
     one.on_change(Filter::all(), move |event| {
         seen.push(Seen::of(event));
         if std::mem::take(&mut first) {
-            drop(blocked.recv());
+            let _released = blocked.recv();
         }
     })
     .unwrap();
@@ -488,7 +488,7 @@ async fn typed_reads_and_typed_callbacks(fleet: Fleet) {
     let probe = Probe::new();
     let seen = probe.clone();
     two.subscribe_as::<i64>("limit:login", move |old, new| {
-        seen.push((old.copied(), new.copied()))
+        seen.push((old.copied(), new.copied()));
     })
     .unwrap();
     one.set("limit:login", 100).await.unwrap();

@@ -25,7 +25,6 @@ mod repair;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use io::{
@@ -39,7 +38,7 @@ use super::backoff::{Backoff, Random, jitter};
 use super::history::History;
 use super::notice::Notice;
 use super::table::Table;
-use super::{Checksum, Cursor, Entry, Revision, Snapshot};
+use super::{Checksum, Cursor, Revision, Snapshot};
 
 /// The state machine. Feed it with [`Replica::handle`], run what [`Replica::next_action`] gives.
 #[derive(Debug)]
@@ -150,10 +149,6 @@ impl Replica {
 
     pub(crate) fn len(&self) -> usize {
         self.state.as_ref().map_or(0, |state| state.table.len())
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.state.as_ref()?.table.get(key)
     }
 
     pub(crate) fn entries(&self) -> Option<Snapshot> {

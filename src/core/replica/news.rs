@@ -30,10 +30,10 @@ impl Replica {
                 // A notice of the present epoch that lies not ahead is our own write's or a late one; but the
                 // database also sends one when it begins a new epoch, with the number it stands at.
                 Some(cursor) if cursor.epoch == epoch && revision > cursor.revision => {
-                    session.fetch = true
+                    session.fetch = true;
                 }
                 Some(cursor) if cursor.epoch == epoch && revision == Revision::ZERO => {
-                    self.check_soon(now)
+                    self.check_soon(now);
                 }
                 Some(_) | None => {}
             },

@@ -6,9 +6,9 @@
 
 mod address;
 mod fault;
-pub mod identifier;
+pub(crate) mod identifier;
 mod listener;
-pub mod migrate;
+pub(crate) mod migrate;
 mod queries;
 mod rows;
 

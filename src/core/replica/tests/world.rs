@@ -546,7 +546,7 @@ impl World {
         let told = set.changes.iter().map(|change| &change.key);
         let told: BTreeSet<_> = told.chain(silent).collect();
         let altered = |key: &&Key| self.database.truth.altered.contains(*key);
-        if !wanted.symmetric_difference(&told).all(|key| altered(key)) {
+        if !wanted.symmetric_difference(&told).all(altered) {
             self.fail(format!("{set:?} is not what was committed: {journaled:?}"));
         }
     }
