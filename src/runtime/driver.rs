@@ -22,6 +22,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A head check is one small query: 3 s without an answer means that nobody is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// An audit that takes longer is given up: a million entries take about 10 s.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A nonce that fails to be sent costs a minute of polling, so that a few stale connections of the pool may not do that.
+const NONCE_ATTEMPTS: u32 = 5;
+
 /// Revisions trimmed in one transaction: short enough that no writer notices.
 const TRIM_BATCH: u32 = 1_000;
 
@@ -111,7 +117,14 @@ impl Driver {
                 Ok(Input::Snapshot { session, snapshot: listener.snapshot().await? })
             }),
             Action::SendNonce { notice } => self.aside("sending a nonce", move |store, _| async move {
-                within("sending a nonce", timeout, store.notify(&notice.encode())).await
+                let text = notice.encode();
+                // What cut the session may have cut the pool's connections too, and each of them is found out by using it.
+                for _ in 1..NONCE_ATTEMPTS {
+                    if within("sending a nonce", timeout, store.notify(&text)).await.is_ok() {
+                        return Ok(());
+                    }
+                }
+                within("sending a nonce", timeout, store.notify(&text)).await
             }),
             Action::SendHeartbeat { notice } => self.aside("sending a heartbeat", move |store, engine| async move {
                 within("sending a heartbeat", timeout, store.notify(&notice.encode())).await?;
@@ -200,9 +213,11 @@ impl Driver {
     fn audit(&mut self, again: bool) {
         // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
         let every = self.intervals.heartbeat.mul_f64(0.8);
+        let timeout = self.intervals.request_timeout;
         self.aside("the audit", move |store, engine| async move {
-            if again || store.claim(Task::Audit, every).await? {
-                let (cursor, checksum) = store.fold().await?;
+            let turn = within("the audit", timeout, store.claim(Task::Audit, every));
+            if again || turn.await? {
+                let (cursor, checksum) = within("the audit", AUDIT_TIMEOUT, store.fold()).await?;
                 engine.feed(Input::Audited { cursor, checksum });
             }
             Ok(())
@@ -212,17 +227,22 @@ impl Driver {
     /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
     fn cleanup(&mut self) {
         let Intervals {
-            cleanup, retention, ..
+            cleanup,
+            retention,
+            request_timeout: timeout,
+            ..
         } = self.intervals;
         let now = self.engine.clock.now();
         self.cleanup_at = self.engine.clock.at(now + cleanup);
         self.aside("trimming the journal", move |store, _| async move {
-            if !store.claim(Task::Cleanup, cleanup.mul_f64(0.8)).await? {
+            let turn = store.claim(Task::Cleanup, cleanup.mul_f64(0.8));
+            if !within("trimming the journal", timeout, turn).await? {
                 return Ok(());
             }
             let mut trimmed = 0;
             loop {
-                let batch = store.trim(retention, TRIM_BATCH).await?;
+                let batch = store.trim(retention, TRIM_BATCH);
+                let batch = within("trimming the journal", timeout, batch).await?;
                 trimmed += batch;
                 if batch < u64::from(TRIM_BATCH) {
                     break;
@@ -243,10 +263,12 @@ impl Driver {
             self.session = Some((*session, listener));
             tracing::debug!(session, "the listening session is up");
         }
-        if matches!(input, Input::Disconnected { .. }) {
+        let lost = matches!(input, Input::Disconnected { .. });
+        // First said, then closed: a frozen connection takes its time, and readers are to know at once.
+        self.engine.feed(input);
+        if lost {
             self.hang_up().await;
         }
-        self.engine.feed(input);
     }
 
     async fn heard(&mut self, heard: Vec<Heard>) {
@@ -258,8 +280,8 @@ impl Driver {
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
                 Heard::Lost(why) => {
                     self.query = None;
-                    self.hang_up().await;
                     self.engine.feed(Input::Disconnected { session, why });
+                    self.hang_up().await;
                 }
             }
         }
