@@ -3,15 +3,16 @@
 //! Guarantees: one session at a time; queries on it are bounded in time, so that a frozen peer is found; every task is
 //! owned and ended by [`Driver::run`].
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::engine::Engine;
+use super::engine::{Engine, lock};
 use crate::core::replica::{Action, Input, SessionId};
 use crate::error::{Error, Result};
 use crate::store::{Heard, Listener, Store, Task};
@@ -52,6 +53,8 @@ pub(crate) struct Driver {
     query: Option<Query>,
     /// Work on other connections than the session.
     side: JoinSet<()>,
+    /// What this instance's role may not do: said once, since a role that only reads is denied at every turn.
+    denied: Arc<Mutex<HashSet<&'static str>>>,
     /// Keeps trims from overlapping.
     cleanup_at: tokio::time::Instant,
 }
@@ -72,6 +75,7 @@ impl Driver {
             session: None,
             query: None,
             side: JoinSet::new(),
+            denied: Arc::default(),
             cleanup_at,
         }
     }
@@ -202,8 +206,13 @@ impl Driver {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let work = work(self.store.clone(), self.engine.clone());
+        let denied = self.denied.clone();
         self.side.spawn(async move {
-            if let Err(error) = work.await {
+            let Err(error) = work.await else { return };
+            let said_before = error.is_denied() && !lock(&denied).insert(what);
+            if said_before {
+                tracing::debug!(%error, "{what} failed");
+            } else {
                 tracing::warn!(%error, "{what} failed");
             }
         });
