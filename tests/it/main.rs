@@ -9,6 +9,10 @@
 
 mod contract;
 mod fleet;
+mod ground;
+mod heartbeat;
+mod lifecycle;
+mod listener_faults;
 mod schema;
 mod schema_adopt;
 mod schema_commit;
@@ -19,3 +23,4 @@ mod schema_write;
 mod support;
 mod support_proxy;
 mod support_self;
+mod write_outcomes;
