@@ -65,13 +65,10 @@ pub(crate) async fn alter(client: &Client, sql: &str) {
     run(client, &format!("BEGIN; {off}; {sql}; {on}; COMMIT")).await;
 }
 
-/// The one value of a query.
+/// The first value of a query.
 pub(crate) async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
-    client
-        .query_one(sql, &[])
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-        .get(0)
+    let rows = client.query(sql, &[]).await;
+    rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"))[0].get(0)
 }
 
 /// The table's newest revision.

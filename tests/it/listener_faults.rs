@@ -439,3 +439,40 @@ async fn a_transaction_of_any_size_arrives_as_one_revision() {
     }
     equal_to_the_table(&[&reader], &client).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_database_without_statistics_following_costs_no_compilation() {
+    let db = TestDb::new().await;
+    let writer = start(quick(Settings::new(db.url()))).await;
+    for number in 0..40 {
+        writer.set("k", number).await.unwrap();
+    }
+    let client = db.client().await;
+    let threshold: f64 = one(&client, "SELECT current_setting('jit_above_cost')::float8").await;
+    for (query, sql) in [
+        ("head", include_str!("../../sql/postgres/queries/head.sql")),
+        ("page", include_str!("../../sql/postgres/queries/page.sql")),
+        (
+            "history",
+            include_str!("../../sql/postgres/queries/history.sql"),
+        ),
+        (
+            "entries",
+            include_str!("../../sql/postgres/queries/entries.sql"),
+        ),
+    ] {
+        let names = sync_config::schema::QualifiedName::parse("public", "sync_config").unwrap();
+        let sql = sync_config::schema::Names::new(names).render(sql);
+        let sql = sql.replace("$1", "39").replace("$2", "100");
+        let plan: String = one(&client, &format!("EXPLAIN {sql}")).await;
+        let cost = plan
+            .split("..")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap();
+        assert!(
+            cost.parse::<f64>().unwrap() < threshold / 10.0,
+            "{query}: {plan}"
+        );
+    }
+}
