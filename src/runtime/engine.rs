@@ -123,10 +123,27 @@ impl Engine {
             epoch: Some(committed.epoch),
         };
         self.book.open().counters.writes += 1;
+        let mut shown = self.shown.subscribe();
+        let in_its_epoch =
+            |cursor: Option<Cursor>| cursor.map(|cursor| cursor.epoch) == target.epoch;
+        let mut followed = in_its_epoch(*shown.borrow_and_update());
         self.feed(Input::Committed(committed));
-        tokio::time::timeout_at(deadline, self.sought(target))
+        let seen = async {
+            loop {
+                match self.sought(target).await {
+                    // The write's epoch was shown and has ended: what is shown now was read after the write.
+                    Err(error) if error.is_other_epoch() && followed => return true,
+                    // The write stands on a newer history than the one shown, which is on its way.
+                    Err(error) if error.is_other_epoch() && shown.changed().await.is_ok() => {
+                        followed |= in_its_epoch(*shown.borrow_and_update());
+                    }
+                    reached => return reached.is_ok(),
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline, seen)
             .await
-            .is_ok_and(|reached| reached.is_ok())
+            .unwrap_or(false)
     }
 
     /// Waits until a revision is shown.
