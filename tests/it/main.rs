@@ -20,6 +20,7 @@ mod schema_maintain;
 mod schema_roles;
 mod schema_store;
 mod schema_write;
+mod seed_faults;
 mod support;
 mod support_proxy;
 mod support_self;
