@@ -257,7 +257,8 @@ impl SyncConfig for ConfigService {
                 )
                 .await
         } else {
-            true
+            // What it found there already may not have reached this instance yet.
+            self.engine.shows(epoch, revision, false, deadline).await
         };
         let cursor = Cursor {
             epoch,

@@ -8,6 +8,7 @@
 )]
 
 mod contract;
+mod convergence;
 mod fleet;
 mod ground;
 mod heartbeat;
