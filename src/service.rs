@@ -245,7 +245,8 @@ impl SyncConfig for ConfigService {
         };
         let answer = self.store.write(&request).await?;
         let (epoch, revision, id) = (answer.epoch, answer.journaled.revision, answer.journaled.id);
-        let visible = if answer.changed {
+        // A replay tells the values of now, which may be of later revisions: it is fetched like any other news.
+        let visible = if answer.changed && !answer.replayed {
             self.engine
                 .committed(
                     Committed {

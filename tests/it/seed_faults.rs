@@ -251,6 +251,41 @@ async fn an_instance_that_is_merely_behind_is_no_mismatch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncate_in_the_midst_of_an_audit_or_a_load_is_no_mismatch() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let settings = quick(Settings::new(db.url_through(&proxy)))
+        .heartbeat_interval(Duration::from_millis(100))
+        .check_interval(Duration::from_secs(3_600));
+    let service = start(settings).await;
+    let seen = record(&service, Filter::all());
+    let client = db.client().await;
+    // Between the statements of an audit, and of a resync, lies time enough for a TRUNCATE.
+    proxy.set(Mode::Delay(Duration::from_millis(15))).await;
+    for round in 0..25 {
+        let fill = format!(
+            "INSERT INTO sync_config SELECT n::text, '{round}' FROM generate_series(1, 3) n"
+        );
+        run(&client, &fill).await;
+        let (changed, ()) = tokio::join!(service.sync(), async {
+            tokio::time::sleep(Duration::from_millis(10 + round * 4)).await;
+            run(&client, "TRUNCATE sync_config").await;
+        });
+        assert_eq!(changed.unwrap(), 0, "nothing went past the journal");
+    }
+    let events = seen
+        .until("all", |seen| changed_revisions(seen).len() == 50)
+        .await;
+    let all_at_once = |seen: &Seen| match seen {
+        Seen::Changed(_, _, changes) => changes.len() == 3,
+        Seen::Resynced(_, changes) => changes.is_empty(),
+        Seen::State(..) | Seen::Lagged(..) => false,
+    };
+    assert!(events.iter().all(all_at_once), "{events:?}");
+    assert_eq!(service.status().heartbeat.mismatches, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_began_early_and_commits_late_is_seen_everywhere() {
     let db = TestDb::new().await;
     let all = [
