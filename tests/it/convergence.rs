@@ -126,7 +126,7 @@ fn believe(service: &Arc<ConfigService>) -> Arc<Mutex<Believer>> {
     let hears = believer.clone();
     service
         .on_change(Filter::all().with_state(), move |event| {
-            hears.lock().unwrap().hear(event)
+            hears.lock().unwrap().hear(event);
         })
         .unwrap();
     believer

@@ -65,6 +65,15 @@ pub(crate) async fn alter(client: &Client, sql: &str) {
     run(client, &format!("BEGIN; {off}; {sql}; {on}; COMMIT")).await;
 }
 
+/// Ends the backends of an instance by its name, and says how many there were.
+pub(crate) async fn terminate(client: &Client, name: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = '{name}'"
+    );
+    one(client, &sql).await
+}
+
 /// The first value of a query.
 pub(crate) async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
     let rows = client.query(sql, &[]).await;

@@ -9,11 +9,13 @@
 
 mod contract;
 mod convergence;
+mod deaf_sessions;
 mod fleet;
 mod ground;
 mod heartbeat;
 mod lifecycle;
 mod listener_faults;
+mod lost_history;
 mod schema;
 mod schema_adopt;
 mod schema_commit;
