@@ -44,6 +44,6 @@ pub mod schema {
 pub mod prelude {
     pub use crate::{
         Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig,
-        SyncConfigExt, connect,
+        SyncConfigExt,
     };
 }

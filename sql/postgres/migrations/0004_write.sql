@@ -150,7 +150,7 @@ BEGIN
             RETURN QUERY
             SELECT r.revision, r.id, h.epoch, r.at, true, u.key, t.value::text, k.revision, j.key IS NOT NULL, NULL::uuid
             FROM unnest(p_keys) WITH ORDINALITY u (key, place)
-            CROSS JOIN {head} h
+            CROSS JOIN (SELECT * FROM {head} LIMIT 1) h
             JOIN {revision} r ON r.revision = earlier
             LEFT JOIN {table} t ON t.key = u.key
             LEFT JOIN {key} k ON k.key = u.key
@@ -167,7 +167,7 @@ BEGIN
     RETURN QUERY
     SELECT h.revision, h.id, h.epoch, h.at, false, u.key, t.value::text, k.revision, c.key IS NOT NULL, r.id
     FROM unnest(p_keys) WITH ORDINALITY u (key, place)
-    CROSS JOIN {head} h
+    CROSS JOIN (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {revision} r ON r.revision = h.revision - 1
     LEFT JOIN {table} t ON t.key = u.key
     LEFT JOIN {key} k ON k.key = u.key
