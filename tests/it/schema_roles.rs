@@ -165,7 +165,11 @@ async fn temporary_tables_and_a_search_path_hijack_nothing() {
     let roles = Roles::new().await;
     roles
         .store
-        .run(&format!("GRANT CREATE ON DATABASE {} TO {}", roles.store.db.name(), roles.writer))
+        .run(&format!(
+            "GRANT CREATE ON DATABASE {} TO {}",
+            roles.store.db.name(),
+            roles.writer
+        ))
         .await;
     let writer = roles.as_role(&roles.writer).await;
     run(
