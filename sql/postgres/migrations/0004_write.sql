@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION {fn_write}(keys text[], vals text[], expected bigint[
                                       idempotency_key text, origin text)
 RETURNS TABLE (revision bigint, id uuid, epoch uuid, at timestamptz, replayed boolean,
                key text, value text, key_revision bigint, changed boolean, anchor uuid)
-LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS {body}
 #variable_conflict use_column
 DECLARE
     p_keys ALIAS FOR $1;
