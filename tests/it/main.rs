@@ -8,6 +8,7 @@
 )]
 
 mod contract;
+mod documents;
 mod fleet;
 mod schema;
 mod schema_adopt;
