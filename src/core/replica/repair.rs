@@ -120,7 +120,8 @@ impl Repair {
     }
 
     pub(super) fn heard_audit(&mut self, report: AuditReport, epoch: Epoch) {
-        if report.number > self.audits_seen {
+        // Not only a greater number: after a restore the audits count anew.
+        if report.number != self.audits_seen {
             self.audits_seen = report.number;
             let (
                 source,
@@ -372,7 +373,7 @@ impl Replica {
         }
         let after = state.checksum();
         let cause = demand.cause;
-        self.learn(now, changes.is_empty());
+        self.learn(now, changes.is_empty(), demand.cause);
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;
         self.repair.done(&mut self.actions, Some(demand), changed);
@@ -384,8 +385,12 @@ impl Replica {
         }
     }
 
-    /// A resync that found nothing makes peers less believable, one that found something makes them believable again.
-    fn learn(&mut self, now: Duration, nothing: bool) {
+    /// A resync that peers led to and that found nothing makes them less believable, any that found something makes them
+    /// believable again.
+    fn learn(&mut self, now: Duration, nothing: bool, cause: ResyncCause) {
+        if nothing && cause != ResyncCause::PeerMismatch {
+            return;
+        }
         let first = FIRST_COOL_DOWN.min(self.config.heartbeat_interval);
         self.repair.cool_down = if nothing {
             (self.repair.cool_down * 2).min(LONGEST_COOL_DOWN)
