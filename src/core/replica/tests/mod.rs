@@ -1,6 +1,9 @@
 //! The replica against a reference database under random faults, and in scripts of a few steps.
 
+mod following;
 mod model;
 mod reference;
+mod repairing;
+mod script;
 mod storms;
 mod world;
