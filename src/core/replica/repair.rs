@@ -14,6 +14,7 @@ use super::link::{Demand, Ear, Link};
 use super::{Replica, jitter};
 use crate::core::history::History;
 use crate::core::notice::Notice;
+use crate::core::table::Table;
 use crate::core::{Cause, Change, ChangeSet, Checksum, Cursor, Epoch, Key, Revision, Snapshot};
 
 /// After a resync that found nothing, peers are not believed again for this long, then twice as long, up to an hour.
@@ -323,31 +324,18 @@ impl Replica {
                 || loaded.cursor.epoch != state.cursor.epoch
                 || loaded.cursor.revision <= state.cursor.revision
         };
-        let Some((loaded, mut demand)) = self.repair.verifying.take_if(reached) else {
+        let Some((loaded, demand)) = self.repair.verifying.take_if(reached) else {
             return;
         };
-        let (at, cursor) = (loaded.cursor, state.cursor);
-        let known = at.epoch == cursor.epoch && state.history.id_of(at.revision) == Some(at.id);
-        let past = if known {
-            state.history.table_at(at.revision, &state.table)
-        } else {
-            None
-        };
-        let Some(past) = past else {
-            demand.attempts += 1;
-            if demand.attempts < MAX_ATTEMPTS {
-                self.repair.demand(demand);
-            } else {
-                self.tell(Told::ResyncPutOff {
-                    cause: demand.cause,
-                });
-                self.repair.done(&mut self.actions, Some(demand), 0);
-            }
-            self.check_soon(now);
-            return;
+        let at = loaded.cursor;
+        let known =
+            state.cursor.epoch == at.epoch && state.history.id_of(at.revision) == Some(at.id);
+        let past = known.then(|| state.history.table_at(at.revision, &state.table));
+        let Some(past) = past.flatten() else {
+            return self.attempt_again(now, demand);
         };
         let before = state.checksum();
-        let table = crate::core::table::Table::build(loaded.entries);
+        let table = Table::build(loaded.entries);
         let untracked = past.difference(&table);
         let olds: Vec<(Key, Option<Arc<str>>)> = untracked
             .iter()
@@ -369,7 +357,7 @@ impl Replica {
         state.checksum = None;
         if !changes.is_empty() {
             // What was undone before said nothing of these keys: the past begins here.
-            state.history = History::at(cursor.revision, cursor.id);
+            state.history = History::at(state.cursor.revision, state.cursor.id);
         }
         let after = state.checksum();
         let cause = demand.cause;
@@ -383,6 +371,20 @@ impl Replica {
         if cause == ResyncCause::AuditMismatch && self.repair.auditing {
             self.audit_again();
         }
+    }
+
+    /// A snapshot could not be compared: its revision is not one of ours, or is older than what is remembered.
+    fn attempt_again(&mut self, now: Duration, mut demand: Demand) {
+        demand.attempts += 1;
+        if demand.attempts < MAX_ATTEMPTS {
+            self.repair.demand(demand);
+        } else {
+            self.tell(Told::ResyncPutOff {
+                cause: demand.cause,
+            });
+            self.repair.done(&mut self.actions, Some(demand), 0);
+        }
+        self.check_soon(now);
     }
 
     /// A resync that peers led to and that found nothing makes them less believable, any that found something makes them

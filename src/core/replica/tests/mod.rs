@@ -1,5 +1,6 @@
 //! The replica against a reference database under random faults, and in scripts of a few steps.
 
+mod checks;
 mod following;
 mod model;
 mod reference;
