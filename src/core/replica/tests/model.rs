@@ -162,7 +162,7 @@ fn apply(world: &mut World, op: &Op) {
             rotate,
             drops,
         } => {
-            world.suspect = true;
+            (world.suspect, world.restored) = (true, true);
             world.rewritten();
             let done = world.database.restore(world.now, *back);
             if done && *rotate {

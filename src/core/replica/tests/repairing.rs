@@ -60,6 +60,15 @@ fn an_own_write_after_another_past_is_a_fork() {
 }
 
 #[test]
+fn a_late_answer_with_another_id_for_a_revision_we_know_is_a_fork() {
+    let mut script = Script::ready();
+    script.notice(4);
+    script.page(Some(3), &[revision(4, &[])]);
+    let said = script.committed(Some(3), rewritten(4, 104, &[("a", "5")]));
+    assert_eq!(said, "forked; rotate");
+}
+
+#[test]
 fn a_second_fork_is_not_told_while_the_epoch_is_being_rotated() {
     let mut script = Script::ready();
     script.pass(2_000);

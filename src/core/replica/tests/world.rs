@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) hosts: Vec<Host>,
     /// Somebody may be wrong: a row was altered, the history replaced, or a heartbeat forged.
     pub(super) suspect: bool,
+    /// The history was replaced by an earlier one.
+    pub(super) restored: bool,
     /// A replica took over altered rows with a whole table, so that nobody can tell any more.
     pub(super) excused: bool,
     pub(super) wrong: Option<String>,
@@ -123,6 +125,7 @@ impl World {
             database: Database::new(),
             hosts: configs.into_iter().map(host).collect(),
             suspect: false,
+            restored: false,
             excused: false,
             wrong: None,
             tickets: 0,
@@ -446,7 +449,12 @@ impl World {
 
     fn told(&mut self, at: usize, told: &Told) {
         match told {
-            Told::Forked { .. } => self.hosts[at].fork_told = true,
+            Told::Forked { .. } => {
+                self.hosts[at].fork_told = true;
+                if !self.restored {
+                    self.fail(format!("{told:?} although there is one history"));
+                }
+            }
             Told::Mismatch { .. } => {
                 self.hosts[at].mismatches += 1;
                 if !self.suspect {
