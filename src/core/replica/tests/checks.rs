@@ -89,7 +89,8 @@ impl World {
         }
     }
 
-    pub(super) fn check(&mut self, at: usize) {
+    /// The table is what was published, and what the database held at its revision.
+    pub(super) fn check_table(&mut self, at: usize) {
         let host = &self.hosts[at];
         let shown = host.replica.entries();
         let Some(shown) = shown else {
@@ -118,13 +119,21 @@ impl World {
                 "shows {key:?} = {is:?} at {cursor:?}; it was {was:?}"
             ));
         }
+    }
+
+    /// A proof dates from a moment at which the database's head was what was shown then, or is now.
+    pub(super) fn check_proof(&mut self, at: usize) {
+        let (host, truth) = (&self.hosts[at], &self.database.truth);
+        let Some(cursor) = host.replica.cursor() else {
+            return;
+        };
         let proven_at = host.replica.proven_at();
         if let Some(proven) = proven_at
             && proven_at != host.proven_at
         {
             // An own write may have overtaken the answer that proves the state before it.
             let newest = |cursor: &Cursor| truth.newest_until.get(cursor) >= Some(&proven);
-            let shown = (host.shown.iter()).filter(|(_, until)| *until >= proven);
+            let shown = (host.shown.iter().rev()).take_while(|(_, until)| *until >= proven);
             let good = newest(&cursor) || shown.map(|(cursor, _)| cursor).any(newest);
             if !good || proven_at < host.proven_at {
                 self.fail(format!(

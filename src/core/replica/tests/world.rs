@@ -399,11 +399,17 @@ impl World {
             }
         }
         let now = self.now;
+        // Most of what happens is neither, and the check costs more than all the rest.
+        let mut news = !matches!(input, Input::Tick | Input::Head { .. });
         self.hosts[at].replica.handle(now, input);
         while let Some(action) = self.hosts[at].replica.next_action() {
+            news |= matches!(action, Action::Publish(_));
             self.act(at, action);
         }
-        self.check(at);
+        if news {
+            self.check_table(at);
+        }
+        self.check_proof(at);
     }
 
     fn act(&mut self, at: usize, action: Action) {
