@@ -2,6 +2,11 @@
 //!
 //! The text of the sources is read, so that a breach names its file and line. Doc and plain comments may say anything.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -84,7 +84,7 @@ impl World {
         let told = set.changes.iter().map(|change| &change.key);
         let told: BTreeSet<_> = told.chain(silent).collect();
         let altered = |key: &&Key| self.database.truth.altered.contains(*key);
-        if !wanted.symmetric_difference(&told).all(|key| altered(key)) {
+        if !wanted.symmetric_difference(&told).all(altered) {
             self.fail(format!("{set:?} is not what was committed: {journaled:?}"));
         }
     }
@@ -115,9 +115,8 @@ impl World {
         };
         if let Some(key) = state.keys().chain(texts.keys()).find(strange) {
             let (is, was) = (texts.get(key), state.get(key));
-            return self.fail(format!(
-                "shows {key:?} = {is:?} at {cursor:?}; it was {was:?}"
-            ));
+            let why = format!("shows {key:?} = {is:?} at {cursor:?}; it was {was:?}");
+            self.fail(why);
         }
     }
 
