@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::runtime::{Driver, Engine, Intervals, clock};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::memory::MemoryDatabase;
+use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
@@ -109,7 +109,13 @@ impl Builder {
         self.settings.check()?;
         let instance = clock::random();
         let store: Arc<dyn Store> = match self.source {
-            Source::Memory(database) => database.store(instance),
+            Source::Memory(database) => {
+                let sources = Sources {
+                    wall: clock::wall,
+                    random: clock::random,
+                };
+                database.store(instance, sources)
+            }
             Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
             Source::Pool(pool) => {
                 Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)

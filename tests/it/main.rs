@@ -10,6 +10,7 @@
 mod contract;
 mod documents;
 mod fleet;
+mod layers;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

@@ -256,6 +256,7 @@ impl Replica {
         };
         let demand = demand.map(|demand| self.repair.joined(demand));
         // Notices that came while the snapshot streamed may lie ahead of it.
+        self.quiet(now);
         self.fetch_soon();
         let replaces = demand
             .as_ref()
