@@ -263,7 +263,12 @@ impl SyncConfig for ConfigService {
                 )
                 .await
         } else {
-            true
+            // It was there already: perhaps by another instance's write that has not reached this one.
+            let target = Target {
+                revision,
+                epoch: Some(epoch),
+            };
+            self.engine.reached_by(target, deadline).await
         };
         let cursor = Cursor {
             epoch,

@@ -120,6 +120,11 @@ impl Engine {
         };
         self.book.open().counters.writes += 1;
         self.feed(Input::Committed(committed));
+        self.reached_by(target, deadline).await
+    }
+
+    /// Waits until reads show a revision, at most until `deadline`.
+    pub(crate) async fn reached_by(&self, target: Target, deadline: tokio::time::Instant) -> bool {
         tokio::time::timeout_at(deadline, self.sought(target))
             .await
             .is_ok_and(|reached| reached.is_ok())

@@ -104,7 +104,8 @@ impl PostgresStore {
     /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
     /// database notifies.
     async fn prepare_schema(&self) -> Result<Prepared> {
-        let client = self.client("connecting").await?;
+        // Not given back: a migration that is given up half-way must not leave its transaction in the pool.
+        let client = Object::take(self.client("connecting").await?);
         let names = self.names(&client).await?;
         let settings = &self.settings;
         let found = migrate::installed(&client, &names)
@@ -141,7 +142,7 @@ impl PostgresStore {
         }
     }
 
-    async fn names(&self, client: &Object) -> Result<Names> {
+    async fn names(&self, client: &tokio_postgres::Client) -> Result<Names> {
         let schema = match &self.settings.schema {
             Some(schema) => schema.clone(),
             None => {
