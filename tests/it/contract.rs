@@ -16,6 +16,10 @@ macro_rules! on_every_store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::memory()).await; })*
         }
+        mod on_newest_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::newest_postgres().await).await; })*
+        }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::postgres().await).await; })*
