@@ -15,7 +15,7 @@
 //! | --- | --- |
 //! | a snapshot | nothing is loaded, or a resync is owed |
 //! | a page | a notice, a head or a write of our own lies ahead |
-//! | the head | the check interval is over |
+//! | the head | the check interval is over; before a page once it has been over for as long again |
 
 mod io;
 mod link;

@@ -118,6 +118,15 @@ fn a_journal_that_misses_a_revision_leads_to_a_snapshot() {
 }
 
 #[test]
+fn an_own_write_does_not_fill_the_hole_of_a_page() {
+    let mut script = Script::ready();
+    script.notice(5);
+    script.committed(Some(3), rewritten(4, 104, &[("a", "5")]));
+    let said = script.page(Some(3), &[revision(5, &[("a", "7")])]);
+    assert_eq!(said, "snapshot", "5 may follow another 4");
+}
+
+#[test]
 fn a_snapshot_for_a_gap_takes_no_own_write_back() {
     let mut script = Script::ready();
     script.notice(5);
