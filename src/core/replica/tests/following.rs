@@ -289,6 +289,24 @@ fn reads_that_found_nothing_are_five_milliseconds_apart() {
 }
 
 #[test]
+fn writes_without_end_do_not_keep_the_head_from_being_looked_at() {
+    let mut script = Script::ready();
+    let (mut said, mut heads) = (script.notice(4), 0);
+    for number in 4..204u64 {
+        script.now += Duration::from_millis(100);
+        if said.contains("head of") {
+            heads += 1;
+            said = script.head(number, Some(u128::from(number) - 1));
+        }
+        assert!(said.contains("page after"), "{said}");
+        // The next notice is always there before the page is.
+        script.notice(number + 1);
+        said = script.page(Some(u128::from(number) - 1), &[revision(number, &[])]);
+    }
+    assert!((4..=10).contains(&heads), "{heads} in 20 seconds");
+}
+
+#[test]
 fn a_notice_of_another_epoch_leads_to_nothing_by_itself() {
     let mut script = Script::ready();
     let (epoch, revision) = (LATER_EPOCH, Revision::new(9));

@@ -52,6 +52,16 @@ fn an_own_write_that_overtakes_the_head_is_no_fork() {
 }
 
 #[test]
+fn an_own_write_that_a_failover_took_back_is_not_proven_by_another_of_its_number() {
+    let mut script = Script::ready();
+    assert_eq!(script.pass(2_000), "head of 3");
+    let proven_at = script.replica.proven_at();
+    script.committed(Some(3), rewritten(4, 104, &[("a", "5")]));
+    assert_eq!(script.head(4, Some(3)), "forked; rotate");
+    assert_eq!(script.replica.proven_at(), proven_at);
+}
+
+#[test]
 fn an_own_write_after_another_past_is_a_fork() {
     let mut script = Script::ready();
     let said = script.committed(Some(103), own(4, &[("a", "5")]));
@@ -105,6 +115,15 @@ fn a_journal_that_misses_a_revision_leads_to_a_snapshot() {
     let said = script.page(Some(3), &[revision(5, &[("a", "7")])]);
     assert_eq!(said, "snapshot");
     assert_eq!(script.snapshot(5, HELD), "resynced gap 5; page after 5");
+}
+
+#[test]
+fn an_own_write_does_not_fill_the_hole_of_a_page() {
+    let mut script = Script::ready();
+    script.notice(5);
+    script.committed(Some(3), rewritten(4, 104, &[("a", "5")]));
+    let said = script.page(Some(3), &[revision(5, &[("a", "7")])]);
+    assert_eq!(said, "snapshot", "5 may follow another 4");
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Script {
         let head = Head {
             epoch,
             revision: Revision::new(number),
+            id: RevisionId::from_u128(number.into()),
             own_id: own_id.map(RevisionId::from_u128),
             audit: audit.map(|(number, revision, texts)| AuditReport {
                 number,
