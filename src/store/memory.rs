@@ -411,6 +411,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        Ok(Vec::new())
+    }
+
     async fn reconcile(&self, _keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
         // Nothing changes this database but its own writes.
         Ok(None)
@@ -488,11 +492,14 @@ impl Listener for MemoryListener {
     async fn head(&self, own: Revision) -> Result<Head> {
         let content = self.shared.content();
         let Cursor {
-            epoch, revision, ..
+            epoch,
+            revision,
+            id,
         } = content.cursor();
         Ok(Head {
             epoch,
             revision,
+            id,
             own_id: content.id_of(own),
             audit: content.audit,
         })
