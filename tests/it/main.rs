@@ -10,7 +10,11 @@
 mod contract;
 mod documents;
 mod fleet;
+mod ground;
+mod heartbeat;
 mod layers;
+mod lifecycle;
+mod listener_faults;
 mod schema;
 mod schema_adopt;
 mod schema_commit;
@@ -21,3 +25,4 @@ mod schema_write;
 mod support;
 mod support_proxy;
 mod support_self;
+mod write_outcomes;

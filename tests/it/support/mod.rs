@@ -10,6 +10,7 @@
     reason = "support code fails its test by panicking, and a test uses a part of it"
 )]
 
+pub(crate) mod deaf;
 pub(crate) mod fetch;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
