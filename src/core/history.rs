@@ -66,6 +66,14 @@ impl History {
             .map(|remembered| remembered.set.cursor.id)
     }
 
+    /// What a revision changed, while it is remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn set(&self, cursor: super::Cursor) -> Option<&Arc<ChangeSet>> {
+        let at = cursor.revision.get().checked_sub(self.base.0.get() + 1)?;
+        let set = &self.sets.get(usize::try_from(at).ok()?)?.set;
+        (set.cursor == cursor).then_some(set)
+    }
+
     /// The revisions after `revision`, newest first; `None` when `revision` is older than what is remembered.
     fn since(&self, revision: Revision) -> Option<impl Iterator<Item = &Remembered>> {
         let skip = revision.get().checked_sub(self.base.0.get())?;

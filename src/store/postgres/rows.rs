@@ -92,27 +92,55 @@ pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
 /// Collects the rows of `page.sql` into whole revisions.
 pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
     let first = rows.first()?;
-    let (epoch, head) = (first.get::<_, &str>(0).parse().ok()?, revision(first.get(1))?);
+    let (epoch, head) = (
+        first.get::<_, &str>(0).parse().ok()?,
+        revision(first.get(1))?,
+    );
     let floor = revision(first.get(2));
-    let mut page = Page { epoch, head, anchor: None, floor, revisions: Vec::new(), more: false };
+    let mut page = Page {
+        epoch,
+        head,
+        anchor: None,
+        floor,
+        revisions: Vec::new(),
+        more: false,
+    };
     for row in rows {
-        let Some(at) = row.get::<_, Option<i64>>(3) else { continue };
+        let Some(at) = row.get::<_, Option<i64>>(3) else {
+            continue;
+        };
         let (at, id) = (revision(at)?, revision_id(row.get(4))?);
         if at == after {
             page.anchor = Some(id);
             continue;
         }
         if page.revisions.last().is_none_or(|last| last.revision != at) {
-            let origin = row.get::<_, Option<&str>>(6).and_then(|text| u64::from_str_radix(text, 16).ok());
+            let origin = row
+                .get::<_, Option<&str>>(6)
+                .and_then(|text| u64::from_str_radix(text, 16).ok());
             let at_micros = row.get(5);
-            page.revisions.push(Journaled { revision: at, id, at_micros, origin, changes: Vec::new() });
+            page.revisions.push(Journaled {
+                revision: at,
+                id,
+                at_micros,
+                origin,
+                changes: Vec::new(),
+            });
         }
-        if let (Some(key), Some(journaled)) = (row.get::<_, Option<&str>>(7), page.revisions.last_mut()) {
+        if let (Some(key), Some(journaled)) =
+            (row.get::<_, Option<&str>>(7), page.revisions.last_mut())
+        {
             let new = row.get::<_, Option<&str>>(8).map(Arc::from);
-            journaled.changes.push(JournaledChange { key: Key::stored(key), new });
+            journaled.changes.push(JournaledChange {
+                key: Key::stored(key),
+                new,
+            });
         }
     }
-    page.more = page.revisions.last().is_some_and(|last| last.revision < head);
+    page.more = page
+        .revisions
+        .last()
+        .is_some_and(|last| last.revision < head);
     Some(page)
 }
 
