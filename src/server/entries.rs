@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{OriginalUri, Query, State};
+use axum::extract::{OriginalUri, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use serde::Deserialize;
 
 use super::problem::Problem;
+use super::query::{self, percent_decoded};
 use super::{Shared, etag};
 use crate::core::{Entry, Epoch, Key, MAX_VALUE_BYTES, Snapshot, Value};
 use crate::error::{Error, Kind};
@@ -35,13 +34,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A list goes out in pieces of about this size.
 const PIECE: usize = 64 * 1024;
-
-/// Which keys are asked for.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Selection {
-    #[serde(default)]
-    prefix: String,
-}
 
 /// Answers with one entry.
 pub(super) async fn read(
@@ -121,10 +113,11 @@ pub(super) async fn delete(
 /// Answers with all entries, or those with a prefix, at one revision.
 pub(super) async fn list(
     State(app): State<Shared>,
-    selection: Result<Query<Selection>, QueryRejection>,
+    OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(Selection { prefix }) = selection.map_err(|_| bad_query())?;
+    let [prefix] = query::values(&uri, ["prefix"])?;
+    let prefix = prefix.unwrap_or_default();
     let snapshot = app.service.snapshot()?;
     let tag = etag::of(snapshot.cursor().epoch, snapshot.revision());
     if etag::has(&headers, &tag)? {
@@ -134,12 +127,6 @@ pub(super) async fn list(
     let body = Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>));
     let headers = [(CONTENT_TYPE, "application/json".to_owned()), (ETAG, tag)];
     Ok((headers, body).into_response())
-}
-
-pub(super) fn bad_query() -> Problem {
-    Problem::bad_request(
-        "the query cannot be read; it takes prefix=… and, for a watch, lastEventId=…",
-    )
 }
 
 /// What a write's headers demand, and whether the key is known to this instance.
@@ -181,21 +168,6 @@ fn key_of(uri: &Uri) -> Result<Key, Problem> {
         Problem::bad_request("the key's percent-encoding is broken, or it is not UTF-8")
     })?;
     Ok(Key::parse(&text)?)
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            bytes.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 async fn collect(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {

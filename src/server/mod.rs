@@ -10,6 +10,7 @@ mod gate;
 mod health;
 mod message;
 mod problem;
+mod query;
 mod watch;
 
 use std::future::Future;

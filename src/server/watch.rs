@@ -5,25 +5,23 @@
 //! the live stream is subscribed to first, then the journal is read, then the overlap is dropped.
 //! Memory of one stream is bounded by [`QUEUE`] revisions (shared with the replica) and [`MESSAGES`] messages.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{OriginalUri, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch as signal};
 use tokio::time::Sleep;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 
-use super::entries::bad_query;
 use super::message::{self, Items, Parts};
 use super::problem::Problem;
+use super::query;
 use super::{App, Shared};
 use crate::core::{ChangeSet, Cursor, Snapshot};
 use crate::error::{Error, Kind};
@@ -54,47 +52,40 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client that comes from a server further ahead waits for this one to follow.
 const FOLLOW: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Wanted {
-    #[serde(default)]
-    prefix: String,
-    last_event_id: Option<String>,
-}
-
 /// Opens a stream.
 pub(super) async fn watch(
     State(app): State<Shared>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(wanted) = wanted.map_err(|_| bad_query())?;
+    let [prefix, last_event_id] = query::values(&uri, ["prefix", "lastEventId"])?;
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         return Err(Problem::unavailable("too many streams are open"));
     };
     // A browser that reconnects sends the header along with the query it began with.
     let last = match headers.get("last-event-id") {
         Some(header) => header.to_str().ok().map(str::to_owned),
-        None => wanted.last_event_id,
+        None => last_event_id,
     };
     let resume = last.as_deref().and_then(message::cursor);
     let resume = attainable(&app, resume).await?;
     if app.stopping() {
         return Err(Problem::unavailable("shutting down"));
     }
-    let (out, messages) = mpsc::channel(MESSAGES);
+    let (out, mut messages) = mpsc::channel(MESSAGES);
     let relay = Relay {
         stop: app.stop.clone(),
         idle: Box::pin(tokio::time::sleep(app.progress)),
         app,
-        prefix: wanted.prefix,
+        prefix: prefix.unwrap_or_default(),
         out,
         told: None,
         _permit: permit,
     };
     tokio::spawn(relay.run(resume));
-    let stream = ReceiverStream::new(messages).map(Ok::<Bytes, std::convert::Infallible>);
-    let mut response = Body::from_stream(stream).into_response();
+    let messages = stream::poll_fn(move |context| messages.poll_recv(context));
+    let body = Body::from_stream(messages.map(Ok::<Bytes, Infallible>));
+    let mut response = body.into_response();
     let fixed = HeaderValue::from_static;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, fixed("text/event-stream"));
