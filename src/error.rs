@@ -92,10 +92,6 @@ impl Error {
         .into()
     }
 
-    pub(crate) fn kind(&self) -> &Kind {
-        &self.0
-    }
-
     /// Trying the same again may work: the database was away or busy, and nothing was written.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

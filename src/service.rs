@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::runtime::{Driver, Engine, Intervals, clock};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::memory::MemoryDatabase;
+use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
@@ -109,7 +109,13 @@ impl Builder {
         self.settings.check()?;
         let instance = clock::random();
         let store: Arc<dyn Store> = match self.source {
-            Source::Memory(database) => database.store(instance),
+            Source::Memory(database) => {
+                let sources = Sources {
+                    wall: clock::wall,
+                    random: clock::random,
+                };
+                database.store(instance, sources)
+            }
             Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
             Source::Pool(pool) => {
                 Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
@@ -189,8 +195,14 @@ impl ConfigService {
         }
     }
 
-    /// Reads revisions after a cursor from the journal, with old and new texts; `None` when it does not reach back.
-    pub(crate) async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
+    /// Reads at most `limit` whole revisions after a cursor from the database's journal, with old and new texts: for a
+    /// consumer that keeps its own place across restarts. `None` when the journal does not reach back to the cursor, or
+    /// has another past; then a [`SyncConfig::snapshot`] is the place to go on from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`] when the database cannot be reached.
+    pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         self.store.history(after, limit).await
     }
 
@@ -263,7 +275,12 @@ impl SyncConfig for ConfigService {
                 )
                 .await
         } else {
-            true
+            // It was there already: perhaps by another instance's write that has not reached this one.
+            let target = Target {
+                revision,
+                epoch: Some(epoch),
+            };
+            self.engine.reached_by(target, deadline).await
         };
         let cursor = Cursor {
             epoch,

@@ -69,6 +69,7 @@ impl Change {
 
     /// The entry after the change.
     #[must_use]
+    #[allow(clippy::new_ret_no_self, reason = "old and new are the words for it")]
     pub fn new(&self) -> Option<&Arc<Entry>> {
         self.new.as_ref()
     }

@@ -103,3 +103,85 @@ impl History {
         Some(table)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Cause, Change, Cursor, Entry, Epoch, Value};
+
+    fn id(number: u64) -> RevisionId {
+        RevisionId::from_u128(u128::from(number) + 1_000)
+    }
+
+    /// A revision that sets so many keys to its own number.
+    fn revision(table: &mut Table, number: u64, keys: usize) -> Arc<ChangeSet> {
+        let cursor = Cursor {
+            epoch: Epoch::from_u128(1),
+            revision: Revision::new(number),
+            id: id(number),
+        };
+        let changes = (0..keys).map(|at| {
+            let key = Key::stored(&format!("k{at}"));
+            let value = Value::stored(&number.to_string());
+            let new = Some(Arc::new(Entry::new(key.clone(), value, cursor.revision, 0)));
+            let old = table.set(&key, new.clone());
+            Change { key, old, new }
+        });
+        Arc::new(ChangeSet {
+            cursor,
+            cause: Cause::Remote,
+            changes: changes.collect(),
+        })
+    }
+
+    #[test]
+    fn the_past_is_the_present_with_the_later_revisions_undone() {
+        let (mut table, mut history) = (Table::default(), History::at(Revision::new(4), id(4)));
+        let mut pasts = vec![(4, table.checksum())];
+        for number in 5..9 {
+            history.push(
+                revision(&mut table, number, number as usize % 3),
+                Vec::new(),
+            );
+            pasts.push((number, table.checksum()));
+        }
+        for (number, checksum) in pasts {
+            let past = history.table_at(Revision::new(number), &table).unwrap();
+            assert_eq!(past.checksum(), checksum, "{number}");
+            assert_eq!(history.id_of(Revision::new(number)), Some(id(number)));
+        }
+        for unknown in [3, 9] {
+            assert!(history.table_at(Revision::new(unknown), &table).is_none());
+            assert_eq!(history.id_of(Revision::new(unknown)), None);
+        }
+    }
+
+    #[test]
+    fn keys_that_were_named_and_not_changed_are_remembered_too() {
+        let (mut table, mut history) = (Table::default(), History::at(Revision::ZERO, id(0)));
+        history.push(revision(&mut table, 1, 1), vec![Key::stored("same")]);
+        history.push(revision(&mut table, 2, 1), Vec::new());
+        let named = history.named_since(Revision::ZERO);
+        assert_eq!(named, ["k0", "same"].map(Key::stored).into());
+        let named = history.named_since(Revision::new(1));
+        assert_eq!(named, [Key::stored("k0")].into());
+        assert!(history.named_since(Revision::new(2)).is_empty());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_goes_first() {
+        let (mut table, mut history) = (Table::default(), History::at(Revision::ZERO, id(0)));
+        let last = MAX_REVISIONS as u64 + 10;
+        for number in 1..=last {
+            history.push(revision(&mut table, number, 1), Vec::new());
+        }
+        assert_eq!(history.sets.len(), MAX_REVISIONS);
+        assert!(history.table_at(Revision::new(9), &table).is_none());
+        let base = history.table_at(Revision::new(10), &table).unwrap();
+        assert_eq!(base.get("k0").unwrap().as_json(), "10");
+        // One revision is kept however large it is, so that the present can always be left by a step.
+        history.push(revision(&mut table, last + 1, MAX_CHANGES + 1), Vec::new());
+        assert_eq!((history.sets.len(), history.changes), (1, MAX_CHANGES + 1));
+        assert_eq!(history.id_of(Revision::new(last)), Some(id(last)));
+    }
+}

@@ -105,7 +105,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_decoding_panic(text: String) {
-            let _ = Notice::decode(&text);
+            prop_assert!(Notice::decode(&text).is_none_or(|notice| Notice::decode(&notice.encode()) == Some(notice)));
         }
     }
 

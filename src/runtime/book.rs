@@ -30,7 +30,7 @@ impl Book {
             }
             Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
             Told::ListenUnproven { why } => {
-                tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead")
+                tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead");
             }
             Told::NoticeMissed { revision } => {
                 pages.counters.notices_missed += 1;

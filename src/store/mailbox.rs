@@ -87,9 +87,9 @@ impl Content {
             }
         }
         if self.notices.len() < CAPACITY {
-            self.notices.push_back(notice)
+            self.notices.push_back(notice);
         } else {
-            self.strange = true
+            self.strange = true;
         }
     }
 

@@ -19,7 +19,6 @@ use crate::core::{
     Value,
 };
 use crate::error::{Kind, Result};
-use crate::runtime::clock;
 use crate::write::{Item, Precondition, WrittenKey};
 
 /// Revisions in one page.
@@ -49,6 +48,19 @@ pub struct MemoryDatabase {
 #[derive(Default)]
 struct Shared {
     content: Mutex<Content>,
+}
+
+/// Time and randomness, which come from outside.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources {
+    pub(crate) wall: fn() -> SystemTime,
+    pub(crate) random: fn() -> u64,
+}
+
+impl Sources {
+    fn bits(self) -> u128 {
+        (u128::from((self.random)()) << 64) | u128::from((self.random)())
+    }
 }
 
 struct Content {
@@ -86,10 +98,12 @@ impl MemoryDatabase {
         Self::default()
     }
 
-    pub(crate) fn store(&self, instance: u64) -> Arc<dyn Store> {
+    pub(crate) fn store(&self, instance: u64, sources: Sources) -> Arc<dyn Store> {
+        self.shared.content().begin(sources);
         Arc::new(MemoryStore {
             shared: self.shared.clone(),
             instance,
+            sources,
         })
     }
 }
@@ -107,6 +121,7 @@ impl std::fmt::Debug for MemoryDatabase {
 struct MemoryStore {
     shared: Arc<Shared>,
     instance: u64,
+    sources: Sources,
 }
 
 struct MemoryListener {
@@ -123,9 +138,9 @@ impl Shared {
 impl Default for Content {
     fn default() -> Self {
         Self {
-            epoch: Epoch::from_u128(random_bits()),
+            epoch: Epoch::from_u128(0),
             revision: Revision::ZERO,
-            id: RevisionId::from_u128(random_bits()),
+            id: RevisionId::from_u128(0),
             floor: Revision::new(1),
             entries: BTreeMap::new(),
             journal: BTreeMap::new(),
@@ -137,10 +152,6 @@ impl Default for Content {
     }
 }
 
-fn random_bits() -> u128 {
-    u128::from(clock::random()) << 64 | u128::from(clock::random())
-}
-
 fn micros(time: SystemTime) -> i64 {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -149,6 +160,14 @@ fn micros(time: SystemTime) -> i64 {
 }
 
 impl Content {
+    /// The first instance brings the randomness that names this history.
+    fn begin(&mut self, sources: Sources) {
+        if self.epoch == Epoch::from_u128(0) {
+            self.epoch = Epoch::from_u128(sources.bits());
+            self.id = RevisionId::from_u128(sources.bits());
+        }
+    }
+
     fn cursor(&self) -> Cursor {
         Cursor {
             epoch: self.epoch,
@@ -213,12 +232,13 @@ impl Content {
     fn seal(
         &mut self,
         changes: Vec<RecordedChange>,
-        origin: Option<u64>,
+        origin: u64,
         idempotency_key: Option<String>,
+        sources: Sources,
     ) -> Journaled {
-        let at = clock::wall();
+        let at = (sources.wall)();
         self.revision = self.revision.next();
-        self.id = RevisionId::from_u128(random_bits());
+        self.id = RevisionId::from_u128(sources.bits());
         for change in &changes {
             match &change.new {
                 Some(text) => {
@@ -235,7 +255,7 @@ impl Content {
         let kept = Kept {
             id: self.id,
             at,
-            origin,
+            origin: Some(origin),
             idempotency_key,
             changes,
         };
@@ -328,8 +348,9 @@ impl Store for MemoryStore {
                 } else {
                     let sealed = content.seal(
                         changes,
-                        Some(self.instance),
+                        self.instance,
                         request.idempotency_key.clone(),
+                        self.sources,
                     );
                     (sealed, true, false)
                 }
@@ -359,7 +380,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
-        let (now, mut content) = (clock::wall(), self.shared.content());
+        let (now, mut content) = ((self.sources.wall)(), self.shared.content());
         let taken = content
             .claims
             .get(task.as_str())
@@ -398,7 +419,7 @@ impl Store for MemoryStore {
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
         let mut content = self.shared.content();
         if content.epoch == expected {
-            content.epoch = Epoch::from_u128(random_bits());
+            content.epoch = Epoch::from_u128(self.sources.bits());
             content.ring(
                 &Notice::Changed {
                     epoch: expected,
@@ -411,7 +432,7 @@ impl Store for MemoryStore {
     }
 
     async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
-        let (now, mut content) = (clock::wall(), self.shared.content());
+        let (now, mut content) = ((self.sources.wall)(), self.shared.content());
         let newest = content.revision;
         let old =
             |(revision, kept): &(&Revision, &Kept)| **revision < newest && kept.at + keep < now;

@@ -8,6 +8,7 @@ mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,17 +124,60 @@ pub(crate) struct WriteAnswer {
     pub(crate) keys: Vec<WrittenKey>,
 }
 
-/// One revision as a watcher is told of it.
+/// One revision as the journal holds it, with what was before and after.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorded {
+pub struct Recorded {
     pub(crate) cursor: Cursor,
     pub(crate) changes: Vec<RecordedChange>,
 }
 
-/// A key with the texts before and after; `None` is absence.
-#[derive(Clone, Debug)]
-pub(crate) struct RecordedChange {
+/// A key with the JSON texts before and after its revision.
+#[derive(Clone)]
+pub struct RecordedChange {
     pub(crate) key: Key,
     pub(crate) old: Option<Arc<str>>,
     pub(crate) new: Option<Arc<str>>,
+}
+
+impl Recorded {
+    /// The revision with its epoch and random id: what to pass on to read the next ones.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The net changes, each key once.
+    #[must_use]
+    pub fn changes(&self) -> &[RecordedChange] {
+        &self.changes
+    }
+}
+
+impl RecordedChange {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The JSON text before; `None` is absence.
+    #[must_use]
+    pub fn old(&self) -> Option<&str> {
+        self.old.as_deref()
+    }
+
+    /// The JSON text after; `None` is absence.
+    #[must_use]
+    pub fn new_text(&self) -> Option<&str> {
+        self.new.as_deref()
+    }
+}
+
+impl fmt::Debug for RecordedChange {
+    /// Shows the key, never a value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordedChange")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
 }

@@ -16,6 +16,10 @@ macro_rules! on_every_store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::memory()).await; })*
         }
+        mod on_newest_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::newest_postgres().await).await; })*
+        }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::postgres().await).await; })*
@@ -26,6 +30,7 @@ macro_rules! on_every_store {
 on_every_store! {
     a_write_is_read_here_at_once_and_everywhere_soon
     revisions_are_dense_and_a_write_without_effect_makes_none
+    a_write_of_what_another_wrote_is_read_here_at_once_too
     null_absence_and_delete_are_three_things
     preconditions_decide_and_a_refused_batch_writes_nothing
     one_of_many_conditional_writers_wins
@@ -95,6 +100,16 @@ async fn revisions_are_dense_and_a_write_without_effect_makes_none(fleet: Fleet)
         4,
         "1 and 1.0 differ in their bytes"
     );
+}
+
+async fn a_write_of_what_another_wrote_is_read_here_at_once_too(fleet: Fleet) {
+    let (one, two) = (fleet.start().await, fleet.start().await);
+    for number in 0..100 {
+        one.set("k", number).await.unwrap();
+        let written = two.set("k", number).await.unwrap();
+        assert!(written.visible() && !written.changed());
+        assert_eq!(two.get_i64("k", -1), number);
+    }
 }
 
 async fn null_absence_and_delete_are_three_things(fleet: Fleet) {
@@ -368,7 +383,7 @@ async fn a_panicking_or_blocking_callback_harms_nobody_else(fleet: Fleet) {
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     one.on_change(Filter::all(), move |_| {
         // Blocks until the test lets go.
-        drop(blocked.recv());
+        let _released = blocked.recv();
     })
     .unwrap();
     let seen = record(&one, Filter::all());
@@ -392,7 +407,7 @@ async fn a_slow_subscriber_is_told_how_far_it_lags_and_goes_on_from_a_state(flee
     one.on_change(Filter::all(), move |event| {
         seen.push(Seen::of(event));
         if std::mem::take(&mut first) {
-            drop(blocked.recv());
+            let _released = blocked.recv();
         }
     })
     .unwrap();
@@ -488,7 +503,7 @@ async fn typed_reads_and_typed_callbacks(fleet: Fleet) {
     let probe = Probe::new();
     let seen = probe.clone();
     two.subscribe_as::<i64>("limit:login", move |old, new| {
-        seen.push((old.copied(), new.copied()))
+        seen.push((old.copied(), new.copied()));
     })
     .unwrap();
     one.set("limit:login", 100).await.unwrap();

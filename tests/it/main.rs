@@ -10,7 +10,9 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod contract;
+mod documents;
 mod fleet;
+mod layers;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

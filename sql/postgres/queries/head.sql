@@ -2,4 +2,4 @@
 SELECT h.epoch::text, h.revision, h.id::text,
        (CASE WHEN h.revision = $1 THEN h.id ELSE r.id END)::text AS own_id,
        m.audit_seq, m.audit_revision, m.audit_checksum, pg_catalog.pg_is_in_recovery()
-FROM {head} h CROSS JOIN {meta} m LEFT JOIN {revision} r ON r.revision = $1
+FROM (SELECT * FROM {head} LIMIT 1) h CROSS JOIN (SELECT * FROM {meta} LIMIT 1) m LEFT JOIN {revision} r ON r.revision = $1

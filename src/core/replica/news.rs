@@ -30,10 +30,10 @@ impl Replica {
                 // A notice of the present epoch that lies not ahead is our own write's or a late one; but the
                 // database also sends one when it begins a new epoch, with the number it stands at.
                 Some(cursor) if cursor.epoch == epoch && revision > cursor.revision => {
-                    session.fetch = true
+                    session.fetch = true;
                 }
                 Some(cursor) if cursor.epoch == epoch && revision == Revision::ZERO => {
-                    self.check_soon(now)
+                    self.check_soon(now);
                 }
                 Some(_) | None => {}
             },
@@ -76,7 +76,8 @@ impl Replica {
             return;
         };
         self.quiet(now + EMPTY_READ_PAUSE);
-        let Some(cursor) = self.cursor() else { return };
+        let Some(state) = &self.state else { return };
+        let (cursor, held) = (state.cursor, state.history.id_of(head.revision));
         if head.epoch != cursor.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
             return;
@@ -84,7 +85,8 @@ impl Replica {
         // What we held when we asked was committed before the database looked, so it must be there. It may have been
         // trimmed; it may not be newer than the head, nor have another id.
         let behind_us = head.revision < asked.revision;
-        let other_id = head.own_id.is_some_and(|id| id != asked.id);
+        let other_id =
+            head.own_id.is_some_and(|id| id != asked.id) || held.is_some_and(|id| id != head.id);
         if asked.epoch == cursor.epoch && (behind_us || other_id) {
             self.forked(asked);
             return;
@@ -155,6 +157,11 @@ impl Replica {
         let cut = page
             .floor
             .is_some_and(|floor| floor > after.revision.next());
+        let mut expected = after.revision;
+        let dense = page.revisions.iter().all(|journaled| {
+            expected = expected.next();
+            journaled.revision == expected
+        });
         if page.epoch != after.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
         } else if page.anchor.is_some_and(|id| id != after.id) {
@@ -163,6 +170,8 @@ impl Replica {
             // Revisions that follow another past than ours would be applied unseen.
             self.repair
                 .demand(Demand::new(ResyncCause::BelowFloor, now));
+        } else if !dense {
+            self.repair.demand(Demand::new(ResyncCause::Gap, now));
         } else if !anchored {
             // The newest revision is always kept, so ours is not in this history.
             self.check_soon(now);
@@ -256,6 +265,7 @@ impl Replica {
         };
         let demand = demand.map(|demand| self.repair.joined(demand));
         // Notices that came while the snapshot streamed may lie ahead of it.
+        self.quiet(now);
         self.fetch_soon();
         let replaces = demand
             .as_ref()

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// The longest name in bytes. PostgreSQL cuts names at 63; the longest helper name adds 13 (`_report_audit`), which
 /// leaves 2 to spare. LISTEN cuts a channel at 63 where pg_notify refuses it; this bound keeps clear of both.
-pub const MAX_BYTES: usize = 48;
+pub(crate) const MAX_BYTES: usize = 48;
 
 /// Why a text is no usable name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -82,13 +82,13 @@ impl fmt::Display for Identifier {
 
 /// Quotes a name for SQL: `a"b` becomes `"a""b"`.
 #[must_use]
-pub fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Quotes a text as an SQL string literal, whatever `standard_conforming_strings` says.
 #[must_use]
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     if doubled.contains('\\') {
         format!("E'{}'", doubled.replace('\\', "\\\\"))

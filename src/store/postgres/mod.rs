@@ -8,9 +8,9 @@ mod address;
 #[cfg(feature = "cli")]
 pub(crate) mod admin;
 mod fault;
-pub mod identifier;
+pub(crate) mod identifier;
 mod listener;
-pub mod migrate;
+pub(crate) mod migrate;
 mod queries;
 mod rows;
 
@@ -106,7 +106,8 @@ impl PostgresStore {
     /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
     /// database notifies.
     async fn prepare_schema(&self) -> Result<Prepared> {
-        let client = self.client("connecting").await?;
+        // Not given back: a migration that is given up half-way must not leave its transaction in the pool.
+        let client = Object::take(self.client("connecting").await?);
         let names = self.names(&client).await?;
         let settings = &self.settings;
         let found = migrate::installed(&client, &names)
@@ -143,7 +144,7 @@ impl PostgresStore {
         }
     }
 
-    async fn names(&self, client: &Object) -> Result<Names> {
+    async fn names(&self, client: &tokio_postgres::Client) -> Result<Names> {
         let schema = match &self.settings.schema {
             Some(schema) => schema.clone(),
             None => {
