@@ -197,8 +197,8 @@ impl Engine {
     /// Whether a revision put a key that was absent before; `None` when it is not among those remembered.
     #[cfg(feature = "server")]
     pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
-        let core = self.core();
-        let set = core.replica.remembered(cursor)?;
+        let replica = self.replica();
+        let set = replica.remembered(cursor)?;
         let change = set
             .changes()
             .iter()

@@ -159,7 +159,7 @@ impl Replica {
 
     /// What a revision changed, while it is among the recent ones.
     #[cfg(feature = "server")]
-    pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&Arc<super::ChangeSet>> {
+    pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&std::sync::Arc<super::ChangeSet>> {
         self.state.as_ref()?.history.set(cursor)
     }
 
