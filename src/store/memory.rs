@@ -488,11 +488,14 @@ impl Listener for MemoryListener {
     async fn head(&self, own: Revision) -> Result<Head> {
         let content = self.shared.content();
         let Cursor {
-            epoch, revision, ..
+            epoch,
+            revision,
+            id,
         } = content.cursor();
         Ok(Head {
             epoch,
             revision,
+            id,
             own_id: content.id_of(own),
             audit: content.audit,
         })
