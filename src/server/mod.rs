@@ -35,6 +35,9 @@ use crate::service::ConfigService;
 /// Open streams at most: each keeps a subscription and up to a few MiB of messages.
 const MAX_STREAMS: usize = 1_000;
 
+/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
+const MAX_JOURNAL_READERS: usize = 2;
+
 /// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,8 @@ struct App {
     progress: Duration,
     stop: signal::Receiver<bool>,
     streams: Arc<Semaphore>,
+    /// Turns at reading the journal.
+    journal: Semaphore,
 }
 
 type Shared = Arc<App>;
@@ -88,6 +93,7 @@ pub(crate) async fn serve(
         progress: options.progress,
         stop: stopped.clone(),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        journal: Semaphore::new(MAX_JOURNAL_READERS),
     });
     // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
     let listener = listener.tap_io(|stream| {

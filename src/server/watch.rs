@@ -3,11 +3,13 @@
 //! Guarantees: after a snapshot of revision r come exactly r + 1, r + 2 and so on, each whole; a client that resumes
 //! continues with exactly the next one, or begins anew with a snapshot when the journal cannot lead there. To join the two,
 //! the live stream is subscribed to first, then the journal is read, then the overlap is dropped.
-//! Memory of one stream is bounded by [`QUEUE`] revisions (shared with the replica) and [`MESSAGES`] messages.
+//! Memory of one stream is bounded by [`QUEUE`] revisions of [`QUEUE_BYTES`] (shared among streams) and [`MESSAGES`]
+//! messages; a stream that falls behind further goes on by the journal.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -34,14 +36,17 @@ use crate::wire::{ChangeView, EntryView, json};
 /// Revisions that wait for a stream before it falls back on the journal.
 const QUEUE: usize = 256;
 
-/// Messages on their way to one client.
-const MESSAGES: usize = 4;
+/// Bytes of values in them; one revision may be larger.
+const QUEUE_BYTES: usize = 8 * 1_048_576;
+
+/// Messages on their way to one client, besides the one that is being sent. Large values make each of them 2 MiB.
+const MESSAGES: usize = 1;
 
 /// A client further behind gets a snapshot: reading so many revisions costs more.
 const MAX_BEHIND: u64 = 10_000;
 
 /// Revisions read from the journal at a time.
-const PAGE: u32 = 64;
+const PAGE: u32 = 32;
 
 /// A page of the journal that takes longer is given up for a snapshot.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -177,8 +182,7 @@ impl Relay {
         }
         let mut at = from;
         while at.revision < to.revision {
-            let page = self.app.service.history(at, PAGE);
-            let Ok(Ok(Some(page))) = tokio::time::timeout(PAGE_TIMEOUT, page).await else {
+            let Some(page) = self.page(at).await? else {
                 return Ok(false);
             };
             let before = at;
@@ -201,6 +205,22 @@ impl Relay {
         Ok(at.id == to.id)
     }
 
+    /// A page of the journal; `None` when it does not lead on from there, or cannot be read now.
+    async fn page(&mut self, after: Cursor) -> Result<Option<Vec<Recorded>>, Ended> {
+        let read = async {
+            // The semaphore is never closed.
+            let _turn = self.app.journal.acquire().await;
+            let page = self.app.service.history(after, PAGE);
+            tokio::time::timeout(PAGE_TIMEOUT, page).await
+        };
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => Err(Ended),
+            () = self.out.closed() => Err(Ended),
+            page = read => Ok(page.ok().and_then(|page| page.ok().flatten())),
+        }
+    }
+
     /// Sends what the subscription tells until it cannot go on.
     async fn follow(&mut self, live: &mut Live) -> Result<Next, Ended> {
         loop {
@@ -209,7 +229,7 @@ impl Relay {
                 _ = self.stop.wait_for(|stop| *stop) => return Err(Ended),
                 () = self.out.closed() => return Err(Ended),
                 () = &mut self.idle => None,
-                event = live.events.recv() => Some(event),
+                event = live.next() => Some(event),
             };
             let Some(event) = event else {
                 self.progress().await?;
@@ -310,6 +330,8 @@ async fn send(
 /// A subscription to everything, so that a stream with a prefix knows how far it has come, too.
 struct Live {
     events: mpsc::Receiver<Event>,
+    /// Bytes of values that wait in `events`.
+    waiting: Arc<AtomicUsize>,
     _subscription: Subscription,
 }
 
@@ -330,11 +352,15 @@ impl Live {
     async fn join(service: &Arc<ConfigService>) -> Option<(Self, Arc<Snapshot>)> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         let mut sender = Some(sender);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let account = waiting.clone();
         let forward = move |event: &Event| {
+            let Some(open) = &sender else {
+                return;
+            };
+            let before = account.fetch_add(bytes(event), Ordering::Relaxed);
             // The callback never blocks. A queue that is full ends here, and the relay goes on by the journal.
-            if let Some(open) = &sender
-                && open.try_send(event.clone()).is_err()
-            {
+            if before > QUEUE_BYTES || open.try_send(event.clone()).is_err() {
                 sender = None;
             }
         };
@@ -347,6 +373,7 @@ impl Live {
             Event::State(state) | Event::Lagged { state, .. } => {
                 let live = Self {
                     events,
+                    waiting,
                     _subscription: subscription,
                 };
                 Some((live, state))
@@ -354,4 +381,23 @@ impl Live {
             Event::Changed(_) | Event::Resynced(_) => None,
         }
     }
+    /// The next event; `None` after the queue was full, or when the service is shut down.
+    async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await?;
+        self.waiting.fetch_sub(bytes(&event), Ordering::Relaxed);
+        Some(event)
+    }
+}
+
+/// What an event keeps in memory that may be gone from the table. A state is the table.
+fn bytes(event: &Event) -> usize {
+    let set = match event {
+        Event::Changed(set) | Event::Resynced(set) => set,
+        Event::State(_) | Event::Lagged { .. } => return 0,
+    };
+    let entries = set
+        .changes()
+        .iter()
+        .flat_map(|change| [change.old(), change.new()]);
+    entries.flatten().map(|entry| entry.as_json().len()).sum()
 }

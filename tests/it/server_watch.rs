@@ -399,6 +399,44 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
 }
 
 #[tokio::test]
+async fn clients_that_never_read_cost_bounded_memory() {
+    let db = TestDb::new().await;
+    let at = Server::start(db.url()).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let mut tcp = TcpStream::connect(at.address).await.unwrap();
+        let head = head(at.address, "GET", "/v1/watch", &[], None);
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        silent.push(tcp);
+    }
+    at.until("/v1/status", |answer| answer.json()["subscriptions"] == 8)
+        .await;
+    let client = db.client().await;
+    for round in 0..200 {
+        let sql = format!(
+            "INSERT INTO sync_config VALUES ('k', to_jsonb(repeat('{}', 1000000))) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
+            round % 10
+        );
+        client.batch_execute(&sql).await.unwrap();
+        at.until("/v1/status", |answer| {
+            answer.json()["revision"] == round + 1
+        })
+        .await;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", at.pid()));
+    // Where there is no /proc, the queue's own bounds are all there is to see.
+    let peak = status.ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    // 400 MB of old and new values went by, and eight streams hold a few messages of 2 MB each.
+    assert!(
+        peak.is_none_or(|kilobytes| kilobytes < 230_000),
+        "{peak:?} kB"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_frees_its_subscription() {
     let db = TestDb::new().await;
     let at = Server::start(db.url()).await;
