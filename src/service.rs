@@ -162,6 +162,7 @@ impl ConfigService {
             cleanup: settings.cleanup_interval,
             retention: settings.event_retention,
             request_timeout: settings.request_timeout,
+            repair: settings.sync_on_mismatch,
         };
         let (engine, actions) = Engine::new(config, clock::random(), store.describe());
         let (stop, stopped) = watch::channel(false);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::engine::Engine;
+use crate::core::Key;
 use crate::core::replica::{Action, Input, SessionId};
 use crate::error::{Error, Result};
 use crate::store::{Heard, Listener, Store, Task};
@@ -32,6 +33,8 @@ pub(crate) struct Intervals {
     pub(crate) cleanup: Duration,
     pub(crate) retention: Duration,
     pub(crate) request_timeout: Duration,
+    /// Whether an audit repairs what it finds.
+    pub(crate) repair: bool,
 }
 
 type Query = Pin<Box<dyn Future<Output = (Input, Option<Arc<dyn Listener>>)> + Send>>;
@@ -98,42 +101,72 @@ impl Driver {
     fn start(&mut self, action: Action) {
         let timeout = self.intervals.request_timeout;
         match action {
-            Action::Connect { session, listen } => self.query = Some(Box::pin(connect(self.store.clone(), session, listen))),
+            Action::Connect { session, listen } => {
+                self.query = Some(Box::pin(connect(self.store.clone(), session, listen)))
+            }
             Action::Listen { session } => self.listen(session),
             Action::CheckHead { session, own } => self.ask(session, move |listener| async move {
                 let head = within("the head check", HEAD_TIMEOUT, listener.head(own)).await?;
                 Ok(Input::Head { session, head })
             }),
             Action::FetchPage { session, after } => self.ask(session, move |listener| async move {
-                Ok(Input::Page { session, page: listener.page(after).await? })
+                Ok(Input::Page {
+                    session,
+                    page: listener.page(after).await?,
+                })
             }),
             Action::FetchSnapshot { session } => self.ask(session, move |listener| async move {
-                Ok(Input::Snapshot { session, snapshot: listener.snapshot().await? })
+                Ok(Input::Snapshot {
+                    session,
+                    snapshot: listener.snapshot().await?,
+                })
             }),
-            Action::SendNonce { notice } => self.aside("sending a nonce", move |store, _| async move {
-                within("sending a nonce", timeout, store.notify(&notice.encode())).await
-            }),
-            Action::SendHeartbeat { notice } => self.aside("sending a heartbeat", move |store, engine| async move {
-                within("sending a heartbeat", timeout, store.notify(&notice.encode())).await?;
-                engine.book.open().heartbeat.last_sent = Some(super::clock::wall());
-                tracing::debug!("heartbeat sent");
-                Ok(())
-            }),
+            Action::SendNonce { notice } => {
+                self.aside("sending a nonce", move |store, _| async move {
+                    within("sending a nonce", timeout, store.notify(&notice.encode())).await
+                })
+            }
+            Action::SendHeartbeat { notice } => {
+                self.aside("sending a heartbeat", move |store, engine| async move {
+                    within(
+                        "sending a heartbeat",
+                        timeout,
+                        store.notify(&notice.encode()),
+                    )
+                    .await?;
+                    engine.book.open().heartbeat.last_sent = Some(super::clock::wall());
+                    tracing::debug!("heartbeat sent");
+                    Ok(())
+                })
+            }
             Action::Audit { again } => self.audit(again),
-            Action::ReportAudit { revision, checksum } => self.aside("reporting an audit", move |store, _| async move {
-                within("reporting an audit", timeout, store.report_audit(revision, checksum)).await
-            }),
-            Action::Reconcile { keys } => self.aside("numbering altered rows", move |store, _| async move {
-                if let Some(revision) = within("numbering altered rows", timeout, store.reconcile(&keys)).await? {
-                    tracing::warn!(%revision, keys = keys.len(), "rows altered behind the triggers were given a revision");
-                }
-                Ok(())
-            }),
-            Action::RotateEpoch { expected } => self.aside("beginning a new epoch", move |store, engine| async move {
-                let rotated = within("beginning a new epoch", timeout, store.rotate_epoch(expected)).await;
-                engine.feed(Input::Rotated);
-                rotated
-            }),
+            Action::ReportAudit { revision, checksum } => {
+                self.aside("reporting an audit", move |store, _| async move {
+                    within(
+                        "reporting an audit",
+                        timeout,
+                        store.report_audit(revision, checksum),
+                    )
+                    .await
+                })
+            }
+            Action::Reconcile { keys } => {
+                self.aside("numbering altered rows", move |store, _| async move {
+                    within("numbering altered rows", timeout, number(&*store, &keys)).await
+                })
+            }
+            Action::RotateEpoch { expected } => {
+                self.aside("beginning a new epoch", move |store, engine| async move {
+                    let rotated = within(
+                        "beginning a new epoch",
+                        timeout,
+                        store.rotate_epoch(expected),
+                    )
+                    .await;
+                    engine.feed(Input::Rotated);
+                    rotated
+                })
+            }
             // The engine has carried these out.
             Action::Publish(_) | Action::ResyncDone { .. } | Action::Tell(_) => {}
         }
@@ -196,12 +229,18 @@ impl Driver {
         });
     }
 
-    /// Folds the table if it is this instance's turn in the fleet.
+    /// Compares the table with its journal and folds it, if it is this instance's turn in the fleet. What was altered
+    /// behind the triggers gets its revision first, so that everyone follows it as any other change.
     fn audit(&mut self, again: bool) {
         // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
         let every = self.intervals.heartbeat.mul_f64(0.8);
+        let repair = self.intervals.repair;
         self.aside("the audit", move |store, engine| async move {
             if again || store.claim(Task::Audit, every).await? {
+                if repair {
+                    let altered = store.altered().await?;
+                    number(&*store, &altered).await?;
+                }
                 let (cursor, checksum) = store.fold().await?;
                 engine.feed(Input::Audited { cursor, checksum });
             }
@@ -224,7 +263,7 @@ impl Driver {
             loop {
                 let batch = store.trim(retention, TRIM_BATCH).await?;
                 trimmed += batch;
-                if batch < u64::from(TRIM_BATCH) {
+                if batch == 0 {
                     break;
                 }
                 // Lets writers in between two batches.
@@ -298,6 +337,17 @@ async fn connect(
         Ok(())
     };
     (Input::Connected { session, listening }, Some(listener))
+}
+
+/// Has the database number rows that were altered behind its triggers.
+async fn number(store: &dyn Store, keys: &[(Key, Option<Arc<str>>)]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    if let Some(revision) = store.reconcile(keys).await? {
+        tracing::warn!(%revision, keys = keys.len(), "rows altered behind the triggers were given a revision");
+    }
+    Ok(())
 }
 
 async fn within<T>(

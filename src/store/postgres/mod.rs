@@ -361,6 +361,21 @@ impl Store for PostgresStore {
         Ok(())
     }
 
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        let what = "comparing the table with its journal";
+        let prepared = self.prepared().await?;
+        let client = self.client(what).await?;
+        let found = client.query_typed(&prepared.queries.altered, &[]).await;
+        let found = found.map_err(|error| fault::read(what, &error))?;
+        let row = |row: &Row| {
+            (
+                Key::stored(row.get(0)),
+                row.get::<_, Option<&str>>(1).map(Arc::from),
+            )
+        };
+        Ok(found.iter().map(row).collect())
+    }
+
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
         let (prepared, instance) = (self.prepared().await?, self.instance_text());
         let names: Vec<&str> = keys.iter().map(|(key, _)| key.as_str()).collect();

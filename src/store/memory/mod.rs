@@ -3,23 +3,23 @@
 //! Guarantees: the contract of every store, except that nothing survives the process. Values keep the text they were
 //! written with; PostgreSQL's canonical form differs from it in blanks and the order of an object's keys.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+mod content;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub(crate) use self::content::Sources;
+use self::content::{Content, Kept, journaled};
 use super::{
     Heard, Listener, Mailbox, Recorded, RecordedChange, Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Head, Loaded, Page};
-use crate::core::{
-    Checksum, Cursor, Entry, Epoch, Fold, Journaled, JournaledChange, Key, Revision, RevisionId,
-    Value,
-};
-use crate::error::{Kind, Result};
-use crate::write::{Item, Precondition, WrittenKey};
+use crate::core::{Checksum, Cursor, Epoch, Fold, Journaled, Key, Revision};
+use crate::error::Result;
+use crate::write::WrittenKey;
 
 /// Revisions in one page.
 const PAGE: usize = 1_024;
@@ -48,47 +48,6 @@ pub struct MemoryDatabase {
 #[derive(Default)]
 struct Shared {
     content: Mutex<Content>,
-}
-
-/// Time and randomness, which come from outside.
-#[derive(Clone, Copy)]
-pub(crate) struct Sources {
-    pub(crate) wall: fn() -> SystemTime,
-    pub(crate) random: fn() -> u64,
-}
-
-impl Sources {
-    fn bits(self) -> u128 {
-        (u128::from((self.random)()) << 64) | u128::from((self.random)())
-    }
-}
-
-struct Content {
-    epoch: Epoch,
-    revision: Revision,
-    id: RevisionId,
-    floor: Revision,
-    entries: BTreeMap<Key, Row>,
-    journal: BTreeMap<Revision, Kept>,
-    audits: u64,
-    audit: Option<AuditReport>,
-    claims: BTreeMap<&'static str, SystemTime>,
-    listeners: Vec<Weak<Mailbox>>,
-}
-
-#[derive(Clone)]
-struct Row {
-    text: Arc<str>,
-    revision: Revision,
-    at_micros: i64,
-}
-
-struct Kept {
-    id: RevisionId,
-    at: SystemTime,
-    origin: Option<u64>,
-    idempotency_key: Option<String>,
-    changes: Vec<RecordedChange>,
 }
 
 impl MemoryDatabase {
@@ -132,166 +91,6 @@ struct MemoryListener {
 impl Shared {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Content {
-    fn default() -> Self {
-        Self {
-            epoch: Epoch::from_u128(0),
-            revision: Revision::ZERO,
-            id: RevisionId::from_u128(0),
-            floor: Revision::new(1),
-            entries: BTreeMap::new(),
-            journal: BTreeMap::new(),
-            audits: 0,
-            audit: None,
-            claims: BTreeMap::new(),
-            listeners: Vec::new(),
-        }
-    }
-}
-
-fn micros(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-impl Content {
-    /// The first instance brings the randomness that names this history.
-    fn begin(&mut self, sources: Sources) {
-        if self.epoch == Epoch::from_u128(0) {
-            self.epoch = Epoch::from_u128(sources.bits());
-            self.id = RevisionId::from_u128(sources.bits());
-        }
-    }
-
-    fn cursor(&self) -> Cursor {
-        Cursor {
-            epoch: self.epoch,
-            revision: self.revision,
-            id: self.id,
-        }
-    }
-
-    fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
-        let row = self.entries.get(key)?;
-        Some(Arc::new(Entry::new(
-            key.clone(),
-            Value::stored(&row.text),
-            row.revision,
-            row.at_micros,
-        )))
-    }
-
-    fn id_of(&self, revision: Revision) -> Option<RevisionId> {
-        if revision == self.revision {
-            Some(self.id)
-        } else {
-            self.journal.get(&revision).map(|kept| kept.id)
-        }
-    }
-
-    fn check(&self, item: &Item) -> Result<()> {
-        let present = self.entries.get(&item.key).map(|row| row.revision);
-        let (holds, expected) = match item.precondition {
-            None => return Ok(()),
-            Some(Precondition::Absent) => (present.is_none(), "absent".to_owned()),
-            Some(Precondition::Present) => (present.is_some(), "present".to_owned()),
-            Some(Precondition::Revision(revision)) => {
-                (present == Some(revision), format!("at revision {revision}"))
-            }
-        };
-        let actual = present.map_or_else(
-            || "absent".to_owned(),
-            |revision| format!("at revision {revision}"),
-        );
-        if holds {
-            Ok(())
-        } else {
-            Err(Kind::Conflict {
-                key: item.key.clone(),
-                expected,
-                actual,
-            }
-            .into())
-        }
-    }
-
-    fn replay(&self, idempotency_key: &str) -> Option<(Revision, &Kept)> {
-        let found = |kept: &Kept| kept.idempotency_key.as_deref() == Some(idempotency_key);
-        self.journal
-            .iter()
-            .find(|(_, kept)| found(kept))
-            .map(|(revision, kept)| (*revision, kept))
-    }
-
-    /// Gives the changes a revision and tells the listeners.
-    fn seal(
-        &mut self,
-        changes: Vec<RecordedChange>,
-        origin: u64,
-        idempotency_key: Option<String>,
-        sources: Sources,
-    ) -> Journaled {
-        let at = (sources.wall)();
-        self.revision = self.revision.next();
-        self.id = RevisionId::from_u128(sources.bits());
-        for change in &changes {
-            match &change.new {
-                Some(text) => {
-                    let row = Row {
-                        text: text.clone(),
-                        revision: self.revision,
-                        at_micros: micros(at),
-                    };
-                    drop(self.entries.insert(change.key.clone(), row));
-                }
-                None => drop(self.entries.remove(&change.key)),
-            }
-        }
-        let kept = Kept {
-            id: self.id,
-            at,
-            origin: Some(origin),
-            idempotency_key,
-            changes,
-        };
-        let journaled = journaled(self.revision, &kept);
-        self.journal.insert(self.revision, kept);
-        self.ring(
-            &Notice::Changed {
-                epoch: self.epoch,
-                revision: self.revision,
-            }
-            .encode(),
-        );
-        journaled
-    }
-
-    fn ring(&mut self, text: &str) {
-        self.listeners.retain(|listener| {
-            listener.upgrade().is_some_and(|mailbox| {
-                mailbox.put(text);
-                true
-            })
-        });
-    }
-}
-
-fn journaled(revision: Revision, kept: &Kept) -> Journaled {
-    let changes = kept.changes.iter().map(|change| JournaledChange {
-        key: change.key.clone(),
-        new: change.new.clone(),
-    });
-    Journaled {
-        revision,
-        id: kept.id,
-        at_micros: micros(kept.at),
-        origin: kept.origin,
-        changes: changes.collect(),
     }
 }
 
@@ -409,6 +208,10 @@ impl Store for MemoryStore {
             checksum,
         });
         Ok(())
+    }
+
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        Ok(Vec::new())
     }
 
     async fn reconcile(&self, _keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
