@@ -1,5 +1,6 @@
 //! What can be asked for on the command line.
 
+#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
