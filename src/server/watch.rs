@@ -108,15 +108,18 @@ async fn attainable(app: &App, resume: Option<Cursor>) -> Result<Option<Cursor>,
     let Some(from) = resume.filter(ahead) else {
         return Ok(resume);
     };
-    if app.service.history(from, 1).await?.is_none() {
-        return Ok(None);
+    let behind = || Problem::unavailable("this instance is behind what the client has seen");
+    let known = tokio::time::timeout(FOLLOW, app.service.history(from, 1)).await;
+    match known.map_err(|_| behind())? {
+        Ok(Some(_)) => {}
+        // No instance has seen it: the past is another one, or the id is made up.
+        Ok(None) => return Ok(None),
+        Err(_) => return Err(behind()),
     }
     match app.service.wait_for(from.into(), FOLLOW).await {
         Ok(_) => Ok(Some(from)),
         Err(error) if error.is_other_epoch() => Ok(None),
-        Err(_) => Err(Problem::unavailable(
-            "this instance is behind what the client has seen",
-        )),
+        Err(_) => Err(behind()),
     }
 }
 

@@ -88,6 +88,70 @@ async fn a_lost_answer_is_told_as_such() {
 }
 
 #[tokio::test]
+async fn a_frozen_database_costs_a_request_its_deadline_and_no_more() {
+    let db = TestDb::new().await;
+    let (proxy, url) = behind_a_proxy(&db).await;
+    let timeout = [("SYNC_CONFIG_REQUEST_TIMEOUT", "500ms")];
+    let mut at = Server::start_with(&url, &[], &timeout).await;
+    put(at.address, "k", "1").await;
+    proxy.set(Mode::Freeze).await;
+    // The first statement was sent and not answered; the next one finds no connection to be sent on.
+    assert_eq!(put(at.address, "k", "2").await.status, 504);
+    assert_eq!(put(at.address, "k", "3").await.status, 503);
+    assert_eq!(get(at.address, "/v1/config/k").await.json()["value"], 1);
+    at.signal("TERM").await;
+    assert_eq!(at.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_client_from_a_server_further_ahead_is_never_taken_back() {
+    let db = TestDb::new().await;
+    let (proxy, url) = behind_a_proxy(&db).await;
+    let (ahead, behind) = tokio::join!(Server::start(db.url()), Server::start(&url));
+    put(ahead.address, "k", "1").await;
+    behind
+        .until("/v1/config/k", |answer| answer.status == 200)
+        .await;
+    proxy.set(Mode::Freeze).await;
+    put(ahead.address, "k", "2").await;
+    let seen = Watch::open(ahead.address, "", &[])
+        .await
+        .next()
+        .await
+        .unwrap();
+    assert_eq!(seen.revision(), 2);
+    let id = seen.resume();
+    let refused = request(
+        behind.address,
+        "GET",
+        "/v1/watch",
+        &[("Last-Event-ID", &id)],
+        "",
+    )
+    .await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let resumed = Watch::resume(behind.address, &id);
+    let (mut resumed, ()) = tokio::join!(resumed, proxy.set(Mode::Pass));
+    put(ahead.address, "k", "3").await;
+    let next = resumed.news().await;
+    assert_eq!((next.event.as_str(), next.revision()), ("change", 3));
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_cut_off_after_a_stop() {
+    let db = TestDb::new().await;
+    let mut at = Server::start(db.url()).await;
+    let mut tcp = TcpStream::connect(at.address).await.unwrap();
+    let head = head(at.address, "PUT", "/v1/config/k", &[], Some(6));
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    get(at.address, "/v1/status").await;
+    at.signal("TERM").await;
+    assert_eq!(at.ended().await.code(), Some(0));
+    let cut = |log: &[String]| log.iter().any(|line| line.contains("cut off"));
+    at.log.until("the cut is told", cut).await;
+}
+
+#[tokio::test]
 async fn a_server_starts_before_its_database() {
     let db = TestDb::new().await;
     let (proxy, url) = behind_a_proxy(&db).await;
