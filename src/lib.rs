@@ -33,17 +33,24 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod core;
 mod error;
 #[cfg(all(feature = "server", unix))]
 mod local_postgres;
 mod runtime;
+#[cfg(feature = "server")]
+mod server;
 mod service;
 mod settings;
 mod status;
 mod store;
 mod subscription;
 mod sync_config;
+#[cfg(feature = "cli")]
+mod wire;
 mod write;
 
 pub use self::core::{

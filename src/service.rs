@@ -207,6 +207,18 @@ impl ConfigService {
         self.store.history(after, limit).await
     }
 
+    /// The revision shown; `None` before the first load. Cheap, unlike a status or a snapshot.
+    #[cfg(feature = "server")]
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.engine.cursor()
+    }
+
+    /// Whether a revision put a key that was absent before; `None` when the revision is not among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
+        self.engine.created(cursor, key)
+    }
+
     fn open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Kind::Closed.into())

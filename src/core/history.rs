@@ -15,6 +15,9 @@ const MAX_REVISIONS: usize = 4_096;
 /// Bounds the memory that old entries keep: 100,000 changes.
 const MAX_CHANGES: usize = 100_000;
 
+/// Bounds the memory that large old values keep: 32 MiB. Without it 4,096 changes of a value of 1 MiB kept 4 GiB.
+const MAX_BYTES: usize = 32 * 1_048_576;
+
 /// The last revisions applied, oldest first, without a gap.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -22,6 +25,8 @@ pub(crate) struct History {
     base: (Revision, RevisionId),
     sets: VecDeque<Remembered>,
     changes: usize,
+    /// What the values before the changes take; those after them are in the table, or in a later change.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -38,21 +43,27 @@ impl History {
             base: (revision, id),
             sets: VecDeque::new(),
             changes: 0,
+            bytes: 0,
         }
     }
 
     pub(crate) fn push(&mut self, set: Arc<ChangeSet>, unmoved: Vec<Key>) {
         self.changes += set.changes.len() + unmoved.len();
+        self.bytes += old_bytes(&set);
         self.sets.push_back(Remembered { set, unmoved });
-        while self.sets.len() > MAX_REVISIONS || (self.changes > MAX_CHANGES && self.sets.len() > 1)
-        {
+        while self.sets.len() > MAX_REVISIONS || (self.beyond_memory() && self.sets.len() > 1) {
             let Some(oldest) = self.sets.pop_front() else {
                 break;
             };
             let Remembered { set, unmoved } = oldest;
             self.changes -= set.changes.len() + unmoved.len();
+            self.bytes -= old_bytes(&set);
             self.base = (set.cursor.revision, set.cursor.id);
         }
+    }
+
+    fn beyond_memory(&self) -> bool {
+        self.changes > MAX_CHANGES || self.bytes > MAX_BYTES
     }
 
     /// The id of a revision, while it is remembered.
@@ -64,6 +75,14 @@ impl History {
         self.sets
             .get(usize::try_from(at).ok()?)
             .map(|remembered| remembered.set.cursor.id)
+    }
+
+    /// What a revision changed, while it is remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn set(&self, cursor: super::Cursor) -> Option<&Arc<ChangeSet>> {
+        let at = cursor.revision.get().checked_sub(self.base.0.get() + 1)?;
+        let set = &self.sets.get(usize::try_from(at).ok()?)?.set;
+        (set.cursor == cursor).then_some(set)
     }
 
     /// The revisions after `revision`, newest first; `None` when `revision` is older than what is remembered.
@@ -94,6 +113,11 @@ impl History {
         }
         Some(table)
     }
+}
+
+fn old_bytes(set: &ChangeSet) -> usize {
+    let olds = set.changes.iter().filter_map(|change| change.old.as_ref());
+    olds.map(|entry| entry.as_json().len()).sum()
 }
 
 #[cfg(test)]
@@ -175,5 +199,22 @@ mod tests {
         history.push(revision(&mut table, last + 1, MAX_CHANGES + 1), Vec::new());
         assert_eq!((history.sets.len(), history.changes), (1, MAX_CHANGES + 1));
         assert_eq!(history.id_of(Revision::new(last)), Some(id(last)));
+    }
+    #[test]
+    fn large_old_values_are_let_go_before_many_small_ones() {
+        let (mut table, mut history) = (Table::default(), History::at(Revision::ZERO, id(0)));
+        history.push(revision(&mut table, 1, 1), Vec::new());
+        let large = Value::stored(&format!("\"{}\"", "x".repeat(MAX_BYTES / 4)));
+        let key = Key::stored("k0");
+        let entry = Arc::new(Entry::new(key, large, Revision::new(1), 0));
+        for number in 2..=9 {
+            let mut set = (*revision(&mut table, number, 1)).clone();
+            set.changes[0].old = Some(entry.clone());
+            history.push(Arc::new(set), Vec::new());
+            assert!(history.bytes <= MAX_BYTES, "{number}");
+        }
+        assert_eq!(history.sets.len(), 3);
+        assert_eq!(history.id_of(Revision::new(6)), Some(id(6)));
+        assert_eq!(history.id_of(Revision::new(5)), None);
     }
 }

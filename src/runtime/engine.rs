@@ -189,6 +189,23 @@ impl Engine {
             .ok_or_else(|| Kind::NotReady.into())
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        *self.shown.borrow()
+    }
+
+    /// Whether a revision put a key that was absent before; `None` when it is not among those remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
+        let replica = self.replica();
+        let set = replica.remembered(cursor)?;
+        let change = set
+            .changes()
+            .iter()
+            .find(|change| change.key().as_str() == key)?;
+        Some(change.old().is_none() && change.new().is_some())
+    }
+
     pub(crate) fn checksum(&self) -> Result<Checksum> {
         self.replica()
             .checksum()

@@ -7,6 +7,8 @@
     reason = "a test that panics has failed"
 )]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod contract;
 mod documents;
 mod fleet;
@@ -22,6 +24,12 @@ mod schema_maintain;
 mod schema_roles;
 mod schema_store;
 mod schema_write;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod server_life;
+#[cfg(feature = "server")]
+mod server_watch;
 mod support;
 mod support_proxy;
 mod support_self;

@@ -157,6 +157,12 @@ impl Replica {
             .map(|state| Snapshot::new(state.cursor, state.table.entries()))
     }
 
+    /// What a revision changed, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&std::sync::Arc<super::ChangeSet>> {
+        self.state.as_ref()?.history.set(cursor)
+    }
+
     /// The checksum of the revision shown, computed once for each.
     pub(crate) fn checksum(&mut self) -> Option<Checksum> {
         self.state.as_mut().map(State::checksum)

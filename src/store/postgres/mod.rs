@@ -5,6 +5,8 @@
 //! the wait for the head row is bounded inside the database.
 
 mod address;
+#[cfg(feature = "cli")]
+pub(crate) mod admin;
 mod fault;
 pub(crate) mod identifier;
 mod lent;
