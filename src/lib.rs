@@ -1,18 +1,56 @@
-//! A configuration store on PostgreSQL, held in memory by every process that uses it.
+//! A configuration store on PostgreSQL, held in memory by every process that uses it and kept in step by LISTEN/NOTIFY, a
+//! journal with dense revisions, and a CRC32 heartbeat.
+//!
+//! ```no_run
+//! use sync_config::prelude::*;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> sync_config::Result<()> {
+//! let config = sync_config::connect("postgres://app@localhost/app").await?; // loaded and listening
+//! config.set("feature:new_ui", true).await?;                                 // durable when it returns
+//! assert!(config.get_bool("feature:new_ui", false));                         // memory, never fails
+//! config.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! - [`SyncConfig`] is the trait to inject as `Arc<dyn SyncConfig>`; [`SyncConfigExt`] adds typed reads, writes and
+//!   callbacks to every implementor.
+//! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
+//!   [`MemoryDatabase`].
+//! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
+//! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
+//! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.
+//! - [`schema`] is the table's schema, for programs that migrate by themselves.
+//!
+//! # The modules, from the bottom
+//!
+//! `core` is pure: a state machine of inputs and actions that decides what enters the table. `store` is the seam to a
+//! database, with PostgreSQL and memory behind it. `runtime` drives the core, keeps the cache and calls subscribers back.
+//! `service` puts them together. With feature `server` there is `sync-config serve`, with feature `cli` the command line.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod core;
 mod error;
 #[cfg(all(feature = "server", unix))]
 mod local_postgres;
 mod runtime;
+#[cfg(feature = "server")]
+mod server;
 mod service;
 mod settings;
 mod status;
 mod store;
 mod subscription;
 mod sync_config;
+#[cfg(feature = "cli")]
+mod wire;
 mod write;
 
 pub use self::core::{
@@ -44,6 +82,10 @@ pub mod schema {
 pub mod prelude {
     pub use crate::{
         Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig,
-        SyncConfigExt, connect,
+        SyncConfigExt,
     };
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,6 +11,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "the library and its tests include this file, and each uses a part of it"
 )]
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::runtime::{Driver, Engine, Intervals, clock};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::memory::MemoryDatabase;
+use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
 use crate::store::{Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
@@ -109,7 +109,13 @@ impl Builder {
         self.settings.check()?;
         let instance = clock::random();
         let store: Arc<dyn Store> = match self.source {
-            Source::Memory(database) => database.store(instance),
+            Source::Memory(database) => {
+                let sources = Sources {
+                    wall: clock::wall,
+                    random: clock::random,
+                };
+                database.store(instance, sources)
+            }
             Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
             Source::Pool(pool) => {
                 Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
@@ -156,6 +162,7 @@ impl ConfigService {
             cleanup: settings.cleanup_interval,
             retention: settings.event_retention,
             request_timeout: settings.request_timeout,
+            repair: settings.sync_on_mismatch,
         };
         let (engine, actions) = Engine::new(config, clock::random(), store.describe());
         let (stop, stopped) = watch::channel(false);
@@ -198,6 +205,18 @@ impl ConfigService {
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         self.store.history(after, limit).await
+    }
+
+    /// The revision shown; `None` before the first load. Cheap, unlike a status or a snapshot.
+    #[cfg(feature = "server")]
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.engine.cursor()
+    }
+
+    /// Whether a revision put a key that was absent before; `None` when the revision is not among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
+        self.engine.created(cursor, key)
     }
 
     fn open(&self) -> Result<()> {

@@ -20,7 +20,8 @@
 //! 2. A table is replaced as a whole only by a snapshot, and a snapshot never overwrites a newer revision of its epoch.
 //! 3. A revision is identified by its random id as well as by its number; the same number with another id is a fork.
 //! 4. Checksums are compared only at the same revision of the same epoch.
-//! 5. At most one query is in flight on a session, and an answer of another session is dropped.
+//! 5. Nothing is applied onto a past that is not shown to be ours: a page and an own write carry the id before them.
+//! 6. At most one query is in flight on a session, and an answer of another session is dropped.
 
 pub(crate) mod backoff;
 mod change;

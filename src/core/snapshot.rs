@@ -86,3 +86,52 @@ impl<'a> IntoIterator for &'a Snapshot {
         self.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Epoch, Key, RevisionId, Value};
+
+    fn snapshot(keys: &[&str]) -> Snapshot {
+        let cursor = Cursor {
+            epoch: Epoch::from_u128(1),
+            revision: Revision::new(3),
+            id: RevisionId::from_u128(3),
+        };
+        let entry = |key: &&str| {
+            let (key, value) = (Key::stored(key), Value::stored("1"));
+            Arc::new(Entry::new(key, value, Revision::new(2), 0))
+        };
+        Snapshot::new(cursor, keys.iter().map(entry).collect())
+    }
+
+    fn keys(entries: &[Arc<Entry>]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.key().as_str()).collect()
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_bytes_alone() {
+        let all = snapshot(&["B", "a", "a:1", "a:2", "b", "ä"]);
+        assert_eq!(all.get("ä").unwrap().key().as_str(), "ä");
+        assert!(all.get("A").is_none() && all.get("").is_none() && all.get("ö").is_none());
+        assert_eq!(all.into_iter().count(), 6);
+    }
+
+    #[test]
+    fn a_prefix_selects_its_neighbours_and_the_empty_one_all() {
+        let all = snapshot(&["B", "a", "a:1", "a:2", "b", "ä"]);
+        assert_eq!(keys(all.prefixed("a:")), ["a:1", "a:2"]);
+        assert_eq!(keys(all.prefixed("a")), ["a", "a:1", "a:2"]);
+        assert_eq!(keys(all.prefixed("ä")), ["ä"]);
+        assert_eq!(all.prefixed("").len(), 6);
+        assert!(all.prefixed("c").is_empty() && all.prefixed("ää").is_empty());
+    }
+
+    #[test]
+    fn an_empty_snapshot_answers_like_any_other() {
+        let none = snapshot(&[]);
+        assert!(none.is_empty() && none.len() == 0 && none.get("a").is_none());
+        assert!(none.prefixed("").is_empty());
+        assert_eq!(none.checksum(), Checksum::new(0));
+    }
+}

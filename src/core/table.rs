@@ -39,6 +39,11 @@ impl Table {
         self.entries.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(key)
+    }
+
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.values().cloned().collect()
     }
@@ -116,4 +121,74 @@ impl Table {
 
 fn same_text(old: Option<&Arc<Entry>>, new: Option<&Arc<Entry>>) -> bool {
     old.map(|entry| entry.as_json()) == new.map(|entry| entry.as_json())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{JournaledChange, Revision, RevisionId};
+
+    fn journaled(number: u64, changes: &[(&str, Option<&str>)]) -> Journaled {
+        let change = |(key, new): &(&str, Option<&str>)| JournaledChange {
+            key: Key::stored(key),
+            new: new.map(Arc::from),
+        };
+        Journaled {
+            revision: Revision::new(number),
+            id: RevisionId::from_u128(number.into()),
+            at_micros: 0,
+            origin: None,
+            changes: changes.iter().map(change).collect(),
+        }
+    }
+
+    fn keys(changes: &[Change]) -> Vec<&str> {
+        changes.iter().map(|change| change.key.as_str()).collect()
+    }
+
+    #[test]
+    fn a_revision_brings_true_differences_in_the_order_of_the_keys() {
+        let mut table = Table::default();
+        let applied = table.apply(&journaled(1, &[("b", Some("1")), ("B", Some("null"))]));
+        assert_eq!(keys(&applied.changes), ["B", "b"]);
+        let applied = table.apply(&journaled(2, &[("b", None), ("B", Some("0"))]));
+        assert_eq!(keys(&applied.changes), ["B", "b"]);
+        let old = applied.changes[0].old.as_ref().unwrap();
+        assert_eq!((old.as_json(), old.revision()), ("null", Revision::new(1)));
+        assert!(applied.changes[1].new.is_none() && table.len() == 1);
+    }
+
+    #[test]
+    fn the_same_text_moves_the_revision_and_is_no_change() {
+        let mut table = Table::default();
+        table.apply(&journaled(1, &[("a", Some("1"))]));
+        let named = [("a", Some("1")), ("gone", None)];
+        let applied = table.apply(&journaled(2, &named));
+        assert!(applied.changes.is_empty());
+        assert_eq!(applied.silent.len(), 1);
+        assert_eq!(applied.unmoved, ["a", "gone"].map(Key::stored));
+        assert_eq!(table.get("a").unwrap().revision(), Revision::new(2));
+        let applied = table.apply(&journaled(3, &[("a", Some("1.0"))]));
+        assert_eq!(keys(&applied.changes), ["a"], "1 and 1.0 are two texts");
+    }
+
+    #[test]
+    fn a_difference_is_what_leads_from_one_table_to_the_other() {
+        let (mut left, mut right) = (Table::default(), Table::default());
+        left.apply(&journaled(
+            1,
+            &[("a", Some("1")), ("b", Some("1")), ("c", Some("1"))],
+        ));
+        right.apply(&journaled(
+            9,
+            &[("b", Some("1")), ("c", Some("2")), ("d", Some("1"))],
+        ));
+        let changes = left.difference(&right);
+        assert_eq!(keys(&changes), ["a", "c", "d"]);
+        for change in changes {
+            left.set(&change.key, change.new);
+        }
+        assert!(left.difference(&right).is_empty());
+        assert_eq!(left.checksum(), right.checksum());
+    }
 }

@@ -56,7 +56,11 @@ impl Book {
                 let reaction = match reaction {
                     Reaction::Resync => "resync",
                     Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
-                    Reaction::CoolingDown => "none: the last resync found nothing",
+                    // A peer that is wrong, or a forger, repeats itself: counted, and told once when it began.
+                    Reaction::CoolingDown => {
+                        tracing::debug!(%source, %revision, %ours, %theirs, "checksum mismatch while cooling down");
+                        return;
+                    }
                 };
                 tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::book::Book;
@@ -30,17 +31,14 @@ pub(crate) struct Engine {
     pub(crate) subscriptions: Subscriptions,
     instance: u64,
     store: String,
-    core: Mutex<Core>,
+    replica: Mutex<Replica>,
+    /// The state now, once somebody has asked for it; gone with the next revision.
+    snapshot: ArcSwapOption<Snapshot>,
     shown: watch::Sender<Option<Cursor>>,
     /// Whether it is known if notices arrive.
     settled: watch::Sender<bool>,
     actions: mpsc::UnboundedSender<Action>,
     resyncs: Mutex<Resyncs>,
-}
-
-struct Core {
-    replica: Replica,
-    snapshot: Option<Arc<Snapshot>>,
 }
 
 #[derive(Default)]
@@ -69,10 +67,8 @@ impl Engine {
             subscriptions: Subscriptions::new(),
             instance,
             store,
-            core: Mutex::new(Core {
-                replica,
-                snapshot: None,
-            }),
+            replica: Mutex::new(replica),
+            snapshot: ArcSwapOption::empty(),
             shown: watch::Sender::new(None),
             settled: watch::Sender::new(false),
             actions,
@@ -83,19 +79,19 @@ impl Engine {
 
     /// Hands something that happened to the core and carries out what it publishes.
     pub(crate) fn feed(&self, input: Input) {
-        let mut core = self.core();
-        core.replica.handle(self.clock.now(), input);
-        while let Some(action) = core.replica.next_action() {
+        let mut replica = self.replica();
+        replica.handle(self.clock.now(), input);
+        while let Some(action) = replica.next_action() {
             match action {
-                Action::Publish(publication) => self.publish(&mut core, publication),
+                Action::Publish(publication) => self.publish(publication),
                 Action::Tell(told) => self.book.note(&told, super::clock::wall()),
                 Action::ResyncDone { tickets, changed } => self.resync_done(&tickets, changed),
                 // Without a driver nobody runs actions any more.
                 action => drop(self.actions.send(action)),
             }
         }
-        let settled = core.replica.settled();
-        drop(core);
+        let settled = replica.settled();
+        drop(replica);
         self.settled
             .send_if_modified(|known| std::mem::replace(known, settled) != settled);
         self.rescheduled.notify_one();
@@ -109,7 +105,7 @@ impl Engine {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.core().replica.next_deadline()
+        self.replica().next_deadline()
     }
 
     /// Takes a committed write of this instance in and waits until reads show it, at most until `deadline`.
@@ -207,12 +203,31 @@ impl Engine {
     }
 
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        self.core().snapshot().ok_or_else(|| Kind::NotReady.into())
+        let asked_before = self.snapshot.load_full();
+        asked_before
+            .or_else(|| self.current(&self.replica()))
+            .ok_or_else(|| Kind::NotReady.into())
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        *self.shown.borrow()
+    }
+
+    /// Whether a revision put a key that was absent before; `None` when it is not among those remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
+        let replica = self.replica();
+        let set = replica.remembered(cursor)?;
+        let change = set
+            .changes()
+            .iter()
+            .find(|change| change.key().as_str() == key)?;
+        Some(change.old().is_none() && change.new().is_some())
     }
 
     pub(crate) fn checksum(&self) -> Result<Checksum> {
-        self.core()
-            .replica
+        self.replica()
             .checksum()
             .ok_or_else(|| Kind::NotReady.into())
     }
@@ -226,27 +241,27 @@ impl Engine {
         let engine = Arc::downgrade(self);
         let state: StateSource = Arc::new(move |take| {
             if let Some(engine) = engine.upgrade() {
-                let mut core = engine.core();
-                if let Some(snapshot) = core.snapshot() {
+                let replica = engine.replica();
+                if let Some(snapshot) = engine.current(&replica) {
                     take(snapshot);
                 }
             }
         });
-        let mut core = self.core();
-        let first = if filter.state { core.snapshot() } else { None };
+        let replica = self.replica();
+        let first = if filter.state {
+            self.current(&replica)
+        } else {
+            None
+        };
         self.subscriptions
             .add(filter, callback, state, first.as_ref())
     }
 
     pub(crate) fn status(&self) -> Status {
-        let mut core = self.core();
-        let (cursor, checksum) = (core.replica.cursor(), core.replica.checksum());
-        let (entries, proven, mode) = (
-            core.replica.len(),
-            core.replica.proven_at(),
-            core.replica.mode(),
-        );
-        drop(core);
+        let mut replica = self.replica();
+        let (cursor, checksum) = (replica.cursor(), replica.checksum());
+        let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
+        drop(replica);
         let (mode, reason) = match mode {
             Mode::Push => (ShownMode::Push, None),
             Mode::Poll { why } => (ShownMode::Poll, Some(why)),
@@ -280,23 +295,23 @@ impl Engine {
         lock(&self.resyncs).waiting.clear();
     }
 
-    fn publish(&self, core: &mut Core, publication: Publication) {
+    fn publish(&self, publication: Publication) {
         let (cursor, event) = match publication {
             Publication::Loaded(snapshot) => {
                 self.cache.replace(&snapshot);
                 tracing::info!(revision = %snapshot.revision(), entries = snapshot.len(), "loaded");
-                core.snapshot = Some(snapshot.clone());
+                self.snapshot.store(Some(snapshot.clone()));
                 (snapshot.cursor(), Event::State(snapshot))
             }
             Publication::Changed { set, silent } => {
                 self.cache.apply(&set, &silent);
-                core.snapshot = None;
+                self.snapshot.store(None);
                 self.book.open().counters.revisions += 1;
                 (set.cursor(), Event::Changed(set))
             }
             Publication::Resynced { set, now, .. } => {
                 self.cache.replace(&now);
-                core.snapshot = Some(now);
+                self.snapshot.store(Some(now));
                 (set.cursor(), Event::Resynced(set))
             }
         };
@@ -314,18 +329,19 @@ impl Engine {
         }
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
-        lock(&self.core)
-    }
-}
-
-impl Core {
-    /// The state now, built once for each revision.
-    fn snapshot(&mut self) -> Option<Arc<Snapshot>> {
-        if self.snapshot.is_none() {
-            self.snapshot = self.replica.entries().map(Arc::new);
+    /// The state now, built once for each revision. Whoever holds the replica keeps newer revisions back.
+    fn current(&self, replica: &Replica) -> Option<Arc<Snapshot>> {
+        let asked_before = self.snapshot.load_full();
+        if asked_before.is_some() {
+            return asked_before;
         }
-        self.snapshot.clone()
+        let built = replica.entries().map(Arc::new);
+        self.snapshot.store(built.clone());
+        built
+    }
+
+    fn replica(&self) -> MutexGuard<'_, Replica> {
+        lock(&self.replica)
     }
 }
 

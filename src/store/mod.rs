@@ -48,6 +48,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Leaves an audit's result where every head check reads it.
     async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()>;
 
+    /// Finds keys whose rows are not what the journal's last word says, with that last word.
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>>;
+
     /// Numbers what was altered behind the triggers, given what the journal had led to. `None` if there was nothing.
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>>;
 

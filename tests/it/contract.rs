@@ -16,6 +16,10 @@ macro_rules! on_every_store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::memory()).await; })*
         }
+        mod on_newest_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::newest_postgres().await).await; })*
+        }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::postgres().await).await; })*
@@ -26,6 +30,7 @@ macro_rules! on_every_store {
 on_every_store! {
     a_write_is_read_here_at_once_and_everywhere_soon
     revisions_are_dense_and_a_write_without_effect_makes_none
+    a_write_of_what_another_wrote_is_read_here_at_once_too
     null_absence_and_delete_are_three_things
     preconditions_decide_and_a_refused_batch_writes_nothing
     one_of_many_conditional_writers_wins
@@ -95,6 +100,16 @@ async fn revisions_are_dense_and_a_write_without_effect_makes_none(fleet: Fleet)
         4,
         "1 and 1.0 differ in their bytes"
     );
+}
+
+async fn a_write_of_what_another_wrote_is_read_here_at_once_too(fleet: Fleet) {
+    let (one, two) = (fleet.start().await, fleet.start().await);
+    for number in 0..100 {
+        one.set("k", number).await.unwrap();
+        let written = two.set("k", number).await.unwrap();
+        assert!(written.visible() && !written.changed());
+        assert_eq!(two.get_i64("k", -1), number);
+    }
 }
 
 async fn null_absence_and_delete_are_three_things(fleet: Fleet) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sync_config::prelude::*;
 use sync_config::{Checksum, Event, MemoryDatabase, Revision};
 
-use crate::support::postgres::TestDb;
+use crate::support::postgres::{TestDb, newest_cluster};
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
 /// Where the instances of a fleet meet.
@@ -22,6 +22,14 @@ impl Fleet {
 
     pub(crate) async fn postgres() -> Self {
         Self::Postgres(TestDb::new().await)
+    }
+
+    /// On the newest major version to be had; the shared server where there is none newer.
+    pub(crate) async fn newest_postgres() -> Self {
+        Self::Postgres(match newest_cluster() {
+            Some(newest) => TestDb::on(newest).await,
+            None => TestDb::new().await,
+        })
     }
 
     pub(crate) fn db(&self) -> &TestDb {

@@ -406,3 +406,23 @@ async fn the_log_of_a_mismatch_says_what_differed_and_never_a_value() {
     );
     assert_eq!(rows(&client).await.len(), 2);
 }
+
+#[tokio::test]
+async fn a_row_altered_before_anybody_started_is_numbered_all_the_same() {
+    let db = TestDb::new().await;
+    let before = start(beating(Settings::new(db.url()))).await;
+    before.set("k", 1).await.unwrap();
+    before.shutdown().await.unwrap();
+    let client = db.client().await;
+    alter(
+        &client,
+        "UPDATE sync_config SET value = '2' WHERE key = 'k'",
+    )
+    .await;
+    let after = start(beating(Settings::new(db.url()))).await;
+    assert_eq!(after.get_i64("k", 0), 2);
+    until_status(&after, "numbered", |status| status.revision.get() == 2).await;
+    let journal = "SELECT j.old || ' -> ' || j.new || ' ' || r.mark FROM sync_config_journal j
+                   JOIN sync_config_revision r USING (change) WHERE r.revision = 2";
+    assert_eq!(one::<String>(&client, journal).await, "1 -> 2 audit");
+}

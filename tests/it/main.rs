@@ -7,12 +7,16 @@
     reason = "a test that panics has failed"
 )]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod contract;
 mod convergence;
 mod deaf_sessions;
+mod documents;
 mod fleet;
 mod ground;
 mod heartbeat;
+mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
@@ -24,6 +28,12 @@ mod schema_roles;
 mod schema_store;
 mod schema_write;
 mod seed_faults;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod server_life;
+#[cfg(feature = "server")]
+mod server_watch;
 mod support;
 mod support_proxy;
 mod support_self;

@@ -1,5 +1,7 @@
 //! Migrations: adoption, refusals, repetition, removal, and names of any kind.
 
+#![allow(clippy::panic, reason = "support code fails its test by panicking")]
+
 use std::process::Stdio;
 
 use sync_config::schema::{

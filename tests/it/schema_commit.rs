@@ -1,5 +1,10 @@
 //! The revision is taken at commit: dense, in commit order, without harm to other transactions.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long a wait takes is what two tests are about"
+)]
+
 use std::time::{Duration, Instant};
 
 use sync_config::schema::migrate;

@@ -229,7 +229,7 @@ async fn a_new_epoch_is_set_by_one_of_several_callers() {
     assert_eq!(second, new);
     assert_eq!(
         heard(&store.client, "cfg_changes", &mut notices).await,
-        [format!("c1 {old} 1")]
+        [format!("c1 {old} 0")]
     );
     assert_eq!(store.revision().await, 1);
 }

@@ -95,7 +95,7 @@ async fn a_writer_writes_and_cannot_forge() {
     run(&writer, "INSERT INTO cfg (key, value) VALUES ('a', '1'); ").await;
     run(
         &writer,
-        "SELECT * FROM cfg_write(ARRAY['b', 'a'], ARRAY['1', NULL], ARRAY[0, 1], 'me', 'key')",
+        "SELECT * FROM cfg_write(ARRAY['b', 'a'], ARRAY['1', NULL], ARRAY[0, 1], 'me', 'key', NULL)",
     )
     .await;
     run(
@@ -144,8 +144,8 @@ async fn a_reader_reads_and_cannot_write() {
     assert_eq!(one::<Option<i64>>(&reader, "SELECT cfg_seal()").await, None);
     for forbidden in [
         "INSERT INTO cfg (key, value) VALUES ('b', '1')",
-        "SELECT * FROM cfg_write(ARRAY['b'], ARRAY['1'], NULL, NULL, NULL)",
-        "SELECT * FROM cfg_write(ARRAY['a'], ARRAY['1'], ARRAY[1], NULL, NULL)",
+        "SELECT * FROM cfg_write(ARRAY['b'], ARRAY['1'], NULL, NULL, NULL, NULL)",
+        "SELECT * FROM cfg_write(ARRAY['a'], ARRAY['1'], ARRAY[1], NULL, NULL, NULL)",
         "SELECT cfg_claim('audit', '1h', 'me')",
         "SELECT cfg_report_audit(1, 1, 'me')",
         "SELECT cfg_reconcile(ARRAY['a'], ARRAY['1'], 'me')",
@@ -198,7 +198,7 @@ async fn temporary_tables_and_a_search_path_hijack_nothing() {
     run(&writer, "UPDATE public.cfg SET value = '2'").await;
     run(
         &writer,
-        "SELECT * FROM public.cfg_write(ARRAY['b'], ARRAY['1'], ARRAY[0], NULL, 'x')",
+        "SELECT * FROM public.cfg_write(ARRAY['b'], ARRAY['1'], ARRAY[0], NULL, 'x', NULL)",
     )
     .await;
     run(&writer, "DELETE FROM public.cfg").await;

@@ -39,20 +39,20 @@ END
 --      the store adds itself to the transaction's list of stores to number (see the seal).
 
 CREATE OR REPLACE FUNCTION {fn_on_insert}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS {body}
 DECLARE
     this bigint;
     waiting boolean;
     stores text;
 BEGIN
+    -- An upsert that only updates fires this too.
+    IF NOT EXISTS (SELECT FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
     SELECT coalesce(p.change, r.change), p.change IS NOT NULL INTO this, waiting
     FROM {head} h
     LEFT JOIN {pending} p ON p.xid = pg_current_xact_id()
-    LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now()
-    WHERE EXISTS (SELECT FROM new_rows);
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
+    LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now();
 
     IF this IS NULL THEN
         stores := set_config('sync_config.pending', concat_ws(',',
@@ -82,7 +82,7 @@ END
 -- A full join by key: a renamed key is a delete and a put, keys that swap or shift are changes of value, and rows
 -- whose text stays the same are nothing.
 CREATE OR REPLACE FUNCTION {fn_on_update}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS {body}
 DECLARE
     this bigint;
     waiting boolean;
@@ -135,7 +135,7 @@ END
 {body};
 
 CREATE OR REPLACE FUNCTION {fn_on_delete}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS {body}
 DECLARE
     this bigint;
     waiting boolean;

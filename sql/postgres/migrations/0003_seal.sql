@@ -5,9 +5,13 @@
 
 -- Numbers what the present transaction has pending and returns its revision; NULL when there is nothing.
 -- Anyone may call it: it acts on nothing but the caller's own pending row.
+-- One generic plan, made of index scans: the server would plan this statement anew for each call (0.26 ms instead of
+-- 0.08), and a kept plan from when the journal was small, or after bulk changes, would read all of it. JIT would
+-- answer the cost that a forbidden sequential scan is given with a compilation of 0.6 s.
 -- statement_timeout does not cover the commit, hence the lock_timeout: a writer waits at most 5 s for the head row.
 CREATE OR REPLACE FUNCTION {fn_seal}() RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan SET lock_timeout = '5s' AS {body}
 DECLARE
     this bigint;
     several boolean;
@@ -55,7 +59,8 @@ BEGIN
         SELECT j.key, s.revision FROM {journal} j CROSS JOIN sealed s WHERE j.change = this AND j.new IS NOT NULL
         ON CONFLICT (key) DO UPDATE SET revision = EXCLUDED.revision
     ), gone AS (
-        DELETE FROM {key} k USING {journal} j WHERE j.change = this AND j.new IS NULL AND k.key = j.key
+        DELETE FROM {key} k
+        WHERE k.key = ANY (ARRAY(SELECT j.key FROM {journal} j WHERE j.change = this AND j.new IS NULL))
     )
     SELECT s.revision INTO taken
     FROM sealed s CROSS JOIN {meta} m
@@ -68,7 +73,8 @@ END
 -- Adds later changes of the same transaction to the revision it has taken. A row that ended where it began stays in
 -- the journal, because its key did get this revision; one that is absent before and after goes.
 CREATE OR REPLACE FUNCTION {fn_extend}(bigint, bigint) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS {body}
 DECLARE
     this ALIAS FOR $1;
     taken ALIAS FOR $2;
@@ -76,7 +82,8 @@ BEGIN
     INSERT INTO {key} AS k (key, revision)
     SELECT j.key, taken FROM {journal} j WHERE j.change = this AND j.new IS NOT NULL
     ON CONFLICT (key) DO UPDATE SET revision = EXCLUDED.revision WHERE k.revision <> EXCLUDED.revision;
-    DELETE FROM {key} k USING {journal} j WHERE j.change = this AND j.new IS NULL AND k.key = j.key;
+    DELETE FROM {key} k
+        WHERE k.key = ANY (ARRAY(SELECT j.key FROM {journal} j WHERE j.change = this AND j.new IS NULL));
     DELETE FROM {journal} j WHERE j.change = this AND j.old IS NULL AND j.new IS NULL;
     UPDATE {revision} r
     SET changes = (SELECT count(*) FROM {journal} j WHERE j.change = this),

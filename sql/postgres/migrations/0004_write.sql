@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION {fn_write}(keys text[], vals text[], expected bigint[
                                       idempotency_key text, origin text)
 RETURNS TABLE (revision bigint, id uuid, epoch uuid, at timestamptz, replayed boolean,
                key text, value text, key_revision bigint, changed boolean, anchor uuid)
-LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS {body}
+LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS {body}
 #variable_conflict use_column
 DECLARE
     p_keys ALIAS FOR $1;
@@ -150,7 +150,7 @@ BEGIN
             RETURN QUERY
             SELECT r.revision, r.id, h.epoch, r.at, true, u.key, t.value::text, k.revision, j.key IS NOT NULL, NULL::uuid
             FROM unnest(p_keys) WITH ORDINALITY u (key, place)
-            CROSS JOIN {head} h
+            CROSS JOIN (SELECT * FROM {head} LIMIT 1) h
             JOIN {revision} r ON r.revision = earlier
             LEFT JOIN {table} t ON t.key = u.key
             LEFT JOIN {key} k ON k.key = u.key
@@ -167,7 +167,7 @@ BEGIN
     RETURN QUERY
     SELECT h.revision, h.id, h.epoch, h.at, false, u.key, t.value::text, k.revision, c.key IS NOT NULL, r.id
     FROM unnest(p_keys) WITH ORDINALITY u (key, place)
-    CROSS JOIN {head} h
+    CROSS JOIN (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {revision} r ON r.revision = h.revision - 1
     LEFT JOIN {table} t ON t.key = u.key
     LEFT JOIN {key} k ON k.key = u.key

@@ -1,7 +1,7 @@
 -- Whole revisions after $1, at most $2 of them, with what was before; begun by $1 itself as the anchor.
 WITH page AS (
     SELECT r.revision, r.id, r.change, m.floor, h.epoch, h.revision AS head
-    FROM {revision} r CROSS JOIN (SELECT * FROM {head} LIMIT 1) h CROSS JOIN (SELECT * FROM {meta} LIMIT 1) m
+    FROM (SELECT * FROM {head} LIMIT 1) h CROSS JOIN (SELECT * FROM {meta} LIMIT 1) m CROSS JOIN {revision} r
     WHERE r.revision >= $1 ORDER BY r.revision LIMIT $2 + 1
 )
 SELECT p.revision, p.id::text, p.epoch::text, p.floor, j.key, j.old, j.new

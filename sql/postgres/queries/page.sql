@@ -1,6 +1,6 @@
 -- Whole revisions after $1, at most 1,024 of them and about 20,000 rows, begun by $1 itself as the anchor. The head
--- stands in every row, also when there is no revision to go with it. LIMIT 1 tells the planner what it knows only after
--- an ANALYZE: by default it expects hundreds of thousands of pairs and spends 450 ms on compiling the query.
+-- stands in every row, also when there is no revision to go with it. LIMIT 1 tells the planner that head and meta have one
+-- row each; without statistics it would expect hundreds, and compile the query for 300 ms.
 WITH page AS (
     SELECT p.revision, p.id, p.at, p.origin, p.change,
            sum(p.changes) OVER (ORDER BY p.revision) - p.changes AS rows_before

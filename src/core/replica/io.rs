@@ -73,6 +73,8 @@ pub(crate) enum Input {
 pub(crate) struct Head {
     pub(crate) epoch: Epoch,
     pub(crate) revision: Revision,
+    /// The newest revision's id. Without it a late own write that a failover took back would pass for the newest.
+    pub(crate) id: RevisionId,
     /// The id of the revision we asked about, if the database still knows one of that number.
     pub(crate) own_id: Option<RevisionId>,
     pub(crate) audit: Option<AuditReport>,
@@ -172,6 +174,10 @@ pub(crate) enum Publication {
     Resynced {
         set: Arc<ChangeSet>,
         now: Arc<Snapshot>,
+        #[cfg_attr(
+            not(test),
+            expect(dead_code, reason = "what the core's tests judge by")
+        )]
         cause: ResyncCause,
     },
 }

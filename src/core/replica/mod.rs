@@ -15,7 +15,7 @@
 //! | --- | --- |
 //! | a snapshot | nothing is loaded, or a resync is owed |
 //! | a page | a notice, a head or a write of our own lies ahead |
-//! | the head | the check interval is over |
+//! | the head | the check interval is over; before a page once it has been over for as long again |
 
 mod io;
 mod link;
@@ -157,6 +157,12 @@ impl Replica {
             .map(|state| Snapshot::new(state.cursor, state.table.entries()))
     }
 
+    /// What a revision changed, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&std::sync::Arc<super::ChangeSet>> {
+        self.state.as_ref()?.history.set(cursor)
+    }
+
     /// The checksum of the revision shown, computed once for each.
     pub(crate) fn checksum(&mut self) -> Option<Checksum> {
         self.state.as_mut().map(State::checksum)
@@ -218,7 +224,7 @@ impl Replica {
         }
     }
 
-    /// At most one query is in flight; a snapshot goes before a page, a page before the head.
+    /// At most one query is in flight; a snapshot goes before a page, a page before the head unless that is overdue.
     fn advance_query(&mut self, now: Duration) {
         let Link::Up(session) = &mut self.link else {
             return;
@@ -227,6 +233,8 @@ impl Replica {
             return;
         }
         let id = session.id;
+        let overdue = now >= session.check_at + self.config.check_interval;
+        let page = session.fetch && now >= session.quiet_until && !overdue;
         let loaded = self.state.as_ref().map(|state| state.cursor);
         let demand = self.repair.take_due(now);
         let query = match (loaded, demand) {
@@ -240,9 +248,7 @@ impl Replica {
                 asked: None,
                 sent: now,
             },
-            (Some(after), None) if session.fetch && now >= session.quiet_until => {
-                Query::Page { after, sent: now }
-            }
+            (Some(after), None) if page => Query::Page { after, sent: now },
             (Some(cursor), None) if now >= session.check_at => Query::Head {
                 asked: Some(cursor),
                 sent: now,
@@ -301,6 +307,7 @@ impl Replica {
             return;
         }
         let mut session = Session::new(session, Ear::Off, now);
+        session.check_at = now + self.config.check_interval;
         // LISTEN is committed. What was committed before it is in the snapshot or the page that is read now; what
         // comes after it is heard. Every other order loses changes.
         session.fetch = self.state.is_some();
@@ -388,12 +395,15 @@ impl Replica {
         let check = self.config.check_interval;
         let session = self.session(id)?;
         session.answered = true;
-        session.check_at = now
-            + match session.ear {
-                Ear::Proven | Ear::Proving { .. } => check,
-                Ear::Off | Ear::Deaf { .. } => poll,
-            };
         let query = std::mem::replace(&mut session.query, Query::None);
+        // A page says nothing of audits, so writes without end must not put the head off.
+        if !matches!(query, Query::Page { .. }) {
+            session.check_at = now
+                + match session.ear {
+                    Ear::Proven | Ear::Proving { .. } => check,
+                    Ear::Off | Ear::Deaf { .. } => poll,
+                };
+        }
         self.backoff.reset();
         Some(query)
     }

@@ -19,6 +19,11 @@ impl Replica {
         let Some(session) = self.session(session) else {
             return;
         };
+        if let Some(Notice::Changed { epoch, revision }) = notice
+            && cursor.is_some_and(|cursor| cursor.epoch == epoch)
+        {
+            session.untold = session.untold.filter(|untold| *untold > revision);
+        }
         match notice {
             Some(Notice::Nonce(heard)) => {
                 if matches!(session.ear, Ear::Proving { nonce, .. } if nonce == heard) {
@@ -76,7 +81,8 @@ impl Replica {
             return;
         };
         self.quiet(now + EMPTY_READ_PAUSE);
-        let Some(cursor) = self.cursor() else { return };
+        let Some(state) = &self.state else { return };
+        let (cursor, held) = (state.cursor, state.history.id_of(head.revision));
         if head.epoch != cursor.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
             return;
@@ -84,13 +90,15 @@ impl Replica {
         // What we held when we asked was committed before the database looked, so it must be there. It may have been
         // trimmed; it may not be newer than the head, nor have another id.
         let behind_us = head.revision < asked.revision;
-        let other_id = head.own_id.is_some_and(|id| id != asked.id);
+        let other_id =
+            head.own_id.is_some_and(|id| id != asked.id) || held.is_some_and(|id| id != head.id);
         if asked.epoch == cursor.epoch && (behind_us || other_id) {
             self.forked(asked);
             return;
         }
-        if head.revision > cursor.revision {
-            self.notice_missed(now, head.revision);
+        let ahead = (head.revision > cursor.revision).then_some(head.revision);
+        self.notice_missed(now, ahead);
+        if ahead.is_some() {
             self.quiet(now);
             self.fetch_soon();
         } else {
@@ -103,15 +111,19 @@ impl Replica {
         }
     }
 
-    /// A revision was found that no notice told of: the ear is put to the proof again.
-    fn notice_missed(&mut self, now: Duration, revision: Revision) {
-        let Link::Up(session) = &self.link else {
+    /// A check may find a revision before its notice. If the notice has not come by the next check either, it was
+    /// missed, and the ear is put to the proof again.
+    fn notice_missed(&mut self, now: Duration, ahead: Option<Revision>) {
+        let Link::Up(session) = &mut self.link else {
             return;
         };
-        if !matches!(session.ear, Ear::Proven) || session.fetch {
-            return;
-        }
+        let missed = session.untold.take();
+        session.untold = ahead.filter(|_| !session.fetch);
+        let proven = matches!(session.ear, Ear::Proven);
         let due = now >= session.proof_sent + PROOF_PAUSE;
+        let Some(revision) = missed.filter(|_| proven) else {
+            return;
+        };
         self.tell(Told::NoticeMissed { revision });
         if due {
             self.prove(now);
@@ -155,6 +167,11 @@ impl Replica {
         let cut = page
             .floor
             .is_some_and(|floor| floor > after.revision.next());
+        let mut expected = after.revision;
+        let dense = page.revisions.iter().all(|journaled| {
+            expected = expected.next();
+            journaled.revision == expected
+        });
         if page.epoch != after.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
         } else if page.anchor.is_some_and(|id| id != after.id) {
@@ -163,6 +180,8 @@ impl Replica {
             // Revisions that follow another past than ours would be applied unseen.
             self.repair
                 .demand(Demand::new(ResyncCause::BelowFloor, now));
+        } else if !dense {
+            self.repair.demand(Demand::new(ResyncCause::Gap, now));
         } else if !anchored {
             // The newest revision is always kept, so ours is not in this history.
             self.check_soon(now);
@@ -256,6 +275,7 @@ impl Replica {
         };
         let demand = demand.map(|demand| self.repair.joined(demand));
         // Notices that came while the snapshot streamed may lie ahead of it.
+        self.quiet(now);
         self.fetch_soon();
         let replaces = demand
             .as_ref()

@@ -14,6 +14,7 @@ use super::link::{Demand, Ear, Link};
 use super::{Replica, jitter};
 use crate::core::history::History;
 use crate::core::notice::Notice;
+use crate::core::table::Table;
 use crate::core::{Cause, Change, ChangeSet, Checksum, Cursor, Epoch, Key, Revision, Snapshot};
 
 /// After a resync that found nothing, peers are not believed again for this long, then twice as long, up to an hour.
@@ -120,7 +121,8 @@ impl Repair {
     }
 
     pub(super) fn heard_audit(&mut self, report: AuditReport, epoch: Epoch) {
-        if report.number > self.audits_seen {
+        // Not only a greater number: after a restore the audits count anew.
+        if report.number != self.audits_seen {
             self.audits_seen = report.number;
             let (
                 source,
@@ -322,31 +324,18 @@ impl Replica {
                 || loaded.cursor.epoch != state.cursor.epoch
                 || loaded.cursor.revision <= state.cursor.revision
         };
-        let Some((loaded, mut demand)) = self.repair.verifying.take_if(reached) else {
+        let Some((loaded, demand)) = self.repair.verifying.take_if(reached) else {
             return;
         };
-        let (at, cursor) = (loaded.cursor, state.cursor);
-        let known = at.epoch == cursor.epoch && state.history.id_of(at.revision) == Some(at.id);
-        let past = if known {
-            state.history.table_at(at.revision, &state.table)
-        } else {
-            None
-        };
-        let Some(past) = past else {
-            demand.attempts += 1;
-            if demand.attempts < MAX_ATTEMPTS {
-                self.repair.demand(demand);
-            } else {
-                self.tell(Told::ResyncPutOff {
-                    cause: demand.cause,
-                });
-                self.repair.done(&mut self.actions, Some(demand), 0);
-            }
-            self.check_soon(now);
-            return;
+        let at = loaded.cursor;
+        let known =
+            state.cursor.epoch == at.epoch && state.history.id_of(at.revision) == Some(at.id);
+        let past = known.then(|| state.history.table_at(at.revision, &state.table));
+        let Some(past) = past.flatten() else {
+            return self.attempt_again(now, demand);
         };
         let before = state.checksum();
-        let table = crate::core::table::Table::build(loaded.entries);
+        let table = Table::build(loaded.entries);
         let untracked = past.difference(&table);
         let olds: Vec<(Key, Option<Arc<str>>)> = untracked
             .iter()
@@ -368,11 +357,11 @@ impl Replica {
         state.checksum = None;
         if !changes.is_empty() {
             // What was undone before said nothing of these keys: the past begins here.
-            state.history = History::at(cursor.revision, cursor.id);
+            state.history = History::at(state.cursor.revision, state.cursor.id);
         }
         let after = state.checksum();
         let cause = demand.cause;
-        self.learn(now, changes.is_empty());
+        self.learn(now, changes.is_empty(), demand.cause);
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;
         self.repair.done(&mut self.actions, Some(demand), changed);
@@ -384,8 +373,26 @@ impl Replica {
         }
     }
 
-    /// A resync that found nothing makes peers less believable, one that found something makes them believable again.
-    fn learn(&mut self, now: Duration, nothing: bool) {
+    /// A snapshot could not be compared: its revision is not one of ours, or is older than what is remembered.
+    fn attempt_again(&mut self, now: Duration, mut demand: Demand) {
+        demand.attempts += 1;
+        if demand.attempts < MAX_ATTEMPTS {
+            self.repair.demand(demand);
+        } else {
+            self.tell(Told::ResyncPutOff {
+                cause: demand.cause,
+            });
+            self.repair.done(&mut self.actions, Some(demand), 0);
+        }
+        self.check_soon(now);
+    }
+
+    /// A resync that peers led to and that found nothing makes them less believable, any that found something makes them
+    /// believable again.
+    fn learn(&mut self, now: Duration, nothing: bool, cause: ResyncCause) {
+        if nothing && cause != ResyncCause::PeerMismatch {
+            return;
+        }
         let first = FIRST_COOL_DOWN.min(self.config.heartbeat_interval);
         self.repair.cool_down = if nothing {
             (self.repair.cool_down * 2).min(LONGEST_COOL_DOWN)

@@ -5,6 +5,8 @@
 //! the wait for the head row is bounded inside the database.
 
 mod address;
+#[cfg(feature = "cli")]
+pub(crate) mod admin;
 mod fault;
 pub(crate) mod identifier;
 mod lent;
@@ -149,7 +151,7 @@ impl PostgresStore {
         }
     }
 
-    async fn names(&self, client: &Object) -> Result<Names> {
+    async fn names(&self, client: &tokio_postgres::Client) -> Result<Names> {
         let schema = match &self.settings.schema {
             Some(schema) => schema.clone(),
             None => {
@@ -341,6 +343,21 @@ impl Store for PostgresStore {
         )
         .await?;
         Ok(())
+    }
+
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        let what = "comparing the table with its journal";
+        let prepared = self.prepared().await?;
+        let client = self.client(what).await?;
+        let found = client.query_typed(&prepared.queries.altered, &[]).await;
+        let found = found.map_err(|error| fault::read(what, &error))?;
+        let row = |row: &Row| {
+            (
+                Key::stored(row.get(0)),
+                row.get::<_, Option<&str>>(1).map(Arc::from),
+            )
+        };
+        Ok(found.iter().map(row).collect())
     }
 
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {

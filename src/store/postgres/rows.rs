@@ -63,11 +63,14 @@ pub(super) fn audit(row: &Row) -> Option<AuditReport> {
 /// A row of `head.sql`; `None` when it is strange.
 pub(super) fn head(row: &Row) -> Option<Head> {
     let Cursor {
-        epoch, revision, ..
+        epoch,
+        revision,
+        id,
     } = cursor(row)?;
     Some(Head {
         epoch,
         revision,
+        id,
         own_id: revision_id(row.get(3)),
         audit: audit(row),
     })

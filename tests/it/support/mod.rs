@@ -12,8 +12,12 @@
 
 pub(crate) mod deaf;
 pub(crate) mod fetch;
+#[cfg(feature = "cli")]
+pub(crate) mod http;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
 pub(crate) mod postgres;
+#[cfg(feature = "cli")]
+pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod wait;

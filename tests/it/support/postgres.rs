@@ -1,7 +1,7 @@
 //! The PostgreSQL servers of the tests. Each test has a database of its own.
 //!
 //! The server is, in this order: the one `TEST_DATABASE_URL` names; a private one from installed
-//! programs; a private one from fetched programs. Without any the test fails and says what to
+//! programs (with `SYNC_CONFIG_TEST_NEWEST` the newest to be had); a private one from fetched programs. Without any the test fails and says what to
 //! install: no test is ever skipped in silence.
 
 use std::sync::OnceLock;
@@ -38,6 +38,11 @@ pub(crate) fn cluster() -> &'static Cluster {
         Ok(url) if !url.is_empty() => Cluster {
             source: Source::External(url),
         },
+        _ if std::env::var_os("SYNC_CONFIG_TEST_NEWEST").is_some() => {
+            let newest =
+                newest_binaries().unwrap_or_else(|tried| panic!("no newest PostgreSQL: {tried}"));
+            Cluster::private(&newest)
+        }
         _ => Cluster::private(&local_binaries()),
     })
 }

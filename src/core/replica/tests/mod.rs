@@ -1,6 +1,11 @@
 //! The replica against a reference database under random faults, and in scripts of a few steps.
 
+mod checks;
+mod faults;
+mod following;
 mod model;
 mod reference;
+mod repairing;
+mod script;
 mod storms;
 mod world;

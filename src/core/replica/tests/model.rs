@@ -162,7 +162,7 @@ fn apply(world: &mut World, op: &Op) {
             rotate,
             drops,
         } => {
-            world.suspect = true;
+            (world.suspect, world.restored) = (true, true);
             world.rewritten();
             let done = world.database.restore(world.now, *back);
             if done && *rotate {
@@ -252,12 +252,16 @@ fn run(case: &Case) -> Result<(), TestCaseError> {
 }
 
 fn runner() -> Runner {
-    let cases = std::env::var("PROPTEST_CASES").ok();
-    let cases = cases.and_then(|cases| cases.parse().ok());
+    // The default reads PROPTEST_CASES; 256 is what it says when nobody chose.
+    let chosen = Runner::default();
     Runner {
-        cases: cases.unwrap_or(DEFAULT_CASES),
+        cases: if chosen.cases == 256 {
+            DEFAULT_CASES
+        } else {
+            chosen.cases
+        },
         max_shrink_iters: 20_000,
-        ..Runner::default()
+        ..chosen
     }
 }
 

@@ -263,11 +263,14 @@ impl Database {
 
     pub(super) fn answer_head(&self, own: Revision) -> Head {
         let Cursor {
-            epoch, revision, ..
+            epoch,
+            revision,
+            id,
         } = self.durable.head;
         Head {
             epoch,
             revision,
+            id,
             own_id: self.durable.ids.get(&own).copied(),
             audit: self.durable.audit,
         }

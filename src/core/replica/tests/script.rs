@@ -150,7 +150,9 @@ impl Script {
         let last = revisions.last().map(|journaled| journaled.revision);
         let page = Page {
             epoch: EPOCH,
-            head: last.or(self.replica.cursor().map(|cursor| cursor.revision)).unwrap(),
+            head: last
+                .or(self.replica.cursor().map(|cursor| cursor.revision))
+                .unwrap(),
             anchor: anchor.map(RevisionId::from_u128),
             floor: (!revisions.is_empty()).then_some(Revision::new(floor)),
             revisions: revisions.to_vec(),
@@ -174,6 +176,7 @@ impl Script {
         let head = Head {
             epoch,
             revision: Revision::new(number),
+            id: RevisionId::from_u128(number.into()),
             own_id: own_id.map(RevisionId::from_u128),
             audit: audit.map(|(number, revision, texts)| AuditReport {
                 number,
@@ -228,7 +231,10 @@ impl Script {
             Action::SendHeartbeat { notice } => match notice {
                 Notice::Heartbeat {
                     revision, audited, ..
-                } => format!("heartbeat {revision}{}", if audited { " audited" } else { "" }),
+                } => format!(
+                    "heartbeat {revision}{}",
+                    if audited { " audited" } else { "" }
+                ),
                 other => format!("{other:?}"),
             },
             Action::Audit { again: false } => "audit".to_owned(),
@@ -281,7 +287,12 @@ fn published(publication: &Publication) -> String {
             format!("{cause} {}{}{silent}", set.revision(), changes(set))
         }
         Publication::Resynced { set, cause, .. } => {
-            format!("resynced {} {}{}", cause.as_str(), set.revision(), changes(set))
+            format!(
+                "resynced {} {}{}",
+                cause.as_str(),
+                set.revision(),
+                changes(set)
+            )
         }
     }
 }

@@ -3,24 +3,23 @@
 //! Guarantees: the contract of every store, except that nothing survives the process. Values keep the text they were
 //! written with; PostgreSQL's canonical form differs from it in blanks and the order of an object's keys.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+mod content;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub(crate) use self::content::Sources;
+use self::content::{Content, Kept, journaled};
 use super::{
     Heard, Listener, Mailbox, Recorded, RecordedChange, Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Head, Loaded, Page};
-use crate::core::{
-    Checksum, Cursor, Entry, Epoch, Fold, Journaled, JournaledChange, Key, Revision, RevisionId,
-    Value,
-};
-use crate::error::{Kind, Result};
-use crate::runtime::clock;
-use crate::write::{Item, Precondition, WrittenKey};
+use crate::core::{Checksum, Cursor, Epoch, Fold, Journaled, Key, Revision};
+use crate::error::Result;
+use crate::write::WrittenKey;
 
 /// Revisions in one page.
 const PAGE: usize = 1_024;
@@ -51,34 +50,6 @@ struct Shared {
     content: Mutex<Content>,
 }
 
-struct Content {
-    epoch: Epoch,
-    revision: Revision,
-    id: RevisionId,
-    floor: Revision,
-    entries: BTreeMap<Key, Row>,
-    journal: BTreeMap<Revision, Kept>,
-    audits: u64,
-    audit: Option<AuditReport>,
-    claims: BTreeMap<&'static str, SystemTime>,
-    listeners: Vec<Weak<Mailbox>>,
-}
-
-#[derive(Clone)]
-struct Row {
-    text: Arc<str>,
-    revision: Revision,
-    at_micros: i64,
-}
-
-struct Kept {
-    id: RevisionId,
-    at: SystemTime,
-    origin: Option<u64>,
-    idempotency_key: Option<String>,
-    changes: Vec<RecordedChange>,
-}
-
 impl MemoryDatabase {
     /// Makes an empty one.
     #[must_use]
@@ -86,10 +57,12 @@ impl MemoryDatabase {
         Self::default()
     }
 
-    pub(crate) fn store(&self, instance: u64) -> Arc<dyn Store> {
+    pub(crate) fn store(&self, instance: u64, sources: Sources) -> Arc<dyn Store> {
+        self.shared.content().begin(sources);
         Arc::new(MemoryStore {
             shared: self.shared.clone(),
             instance,
+            sources,
         })
     }
 }
@@ -107,6 +80,7 @@ impl std::fmt::Debug for MemoryDatabase {
 struct MemoryStore {
     shared: Arc<Shared>,
     instance: u64,
+    sources: Sources,
 }
 
 struct MemoryListener {
@@ -117,161 +91,6 @@ struct MemoryListener {
 impl Shared {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Content {
-    fn default() -> Self {
-        Self {
-            epoch: Epoch::from_u128(random_bits()),
-            revision: Revision::ZERO,
-            id: RevisionId::from_u128(random_bits()),
-            floor: Revision::new(1),
-            entries: BTreeMap::new(),
-            journal: BTreeMap::new(),
-            audits: 0,
-            audit: None,
-            claims: BTreeMap::new(),
-            listeners: Vec::new(),
-        }
-    }
-}
-
-fn random_bits() -> u128 {
-    u128::from(clock::random()) << 64 | u128::from(clock::random())
-}
-
-fn micros(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-impl Content {
-    fn cursor(&self) -> Cursor {
-        Cursor {
-            epoch: self.epoch,
-            revision: self.revision,
-            id: self.id,
-        }
-    }
-
-    fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
-        let row = self.entries.get(key)?;
-        Some(Arc::new(Entry::new(
-            key.clone(),
-            Value::stored(&row.text),
-            row.revision,
-            row.at_micros,
-        )))
-    }
-
-    fn id_of(&self, revision: Revision) -> Option<RevisionId> {
-        if revision == self.revision {
-            Some(self.id)
-        } else {
-            self.journal.get(&revision).map(|kept| kept.id)
-        }
-    }
-
-    fn check(&self, item: &Item) -> Result<()> {
-        let present = self.entries.get(&item.key).map(|row| row.revision);
-        let (holds, expected) = match item.precondition {
-            None => return Ok(()),
-            Some(Precondition::Absent) => (present.is_none(), "absent".to_owned()),
-            Some(Precondition::Present) => (present.is_some(), "present".to_owned()),
-            Some(Precondition::Revision(revision)) => {
-                (present == Some(revision), format!("at revision {revision}"))
-            }
-        };
-        let actual = present.map_or_else(
-            || "absent".to_owned(),
-            |revision| format!("at revision {revision}"),
-        );
-        if holds {
-            Ok(())
-        } else {
-            Err(Kind::Conflict {
-                key: item.key.clone(),
-                expected,
-                actual,
-            }
-            .into())
-        }
-    }
-
-    fn replay(&self, idempotency_key: &str) -> Option<(Revision, &Kept)> {
-        let found = |kept: &Kept| kept.idempotency_key.as_deref() == Some(idempotency_key);
-        self.journal
-            .iter()
-            .find(|(_, kept)| found(kept))
-            .map(|(revision, kept)| (*revision, kept))
-    }
-
-    /// Gives the changes a revision and tells the listeners.
-    fn seal(
-        &mut self,
-        changes: Vec<RecordedChange>,
-        origin: Option<u64>,
-        idempotency_key: Option<String>,
-    ) -> Journaled {
-        let at = clock::wall();
-        self.revision = self.revision.next();
-        self.id = RevisionId::from_u128(random_bits());
-        for change in &changes {
-            match &change.new {
-                Some(text) => {
-                    let row = Row {
-                        text: text.clone(),
-                        revision: self.revision,
-                        at_micros: micros(at),
-                    };
-                    drop(self.entries.insert(change.key.clone(), row));
-                }
-                None => drop(self.entries.remove(&change.key)),
-            }
-        }
-        let kept = Kept {
-            id: self.id,
-            at,
-            origin,
-            idempotency_key,
-            changes,
-        };
-        let journaled = journaled(self.revision, &kept);
-        self.journal.insert(self.revision, kept);
-        self.ring(
-            &Notice::Changed {
-                epoch: self.epoch,
-                revision: self.revision,
-            }
-            .encode(),
-        );
-        journaled
-    }
-
-    fn ring(&mut self, text: &str) {
-        self.listeners.retain(|listener| {
-            listener.upgrade().is_some_and(|mailbox| {
-                mailbox.put(text);
-                true
-            })
-        });
-    }
-}
-
-fn journaled(revision: Revision, kept: &Kept) -> Journaled {
-    let changes = kept.changes.iter().map(|change| JournaledChange {
-        key: change.key.clone(),
-        new: change.new.clone(),
-    });
-    Journaled {
-        revision,
-        id: kept.id,
-        at_micros: micros(kept.at),
-        origin: kept.origin,
-        changes: changes.collect(),
     }
 }
 
@@ -328,8 +147,9 @@ impl Store for MemoryStore {
                 } else {
                     let sealed = content.seal(
                         changes,
-                        Some(self.instance),
+                        self.instance,
                         request.idempotency_key.clone(),
+                        self.sources,
                     );
                     (sealed, true, false)
                 }
@@ -359,7 +179,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
-        let (now, mut content) = (clock::wall(), self.shared.content());
+        let (now, mut content) = ((self.sources.wall)(), self.shared.content());
         let taken = content
             .claims
             .get(task.as_str())
@@ -390,6 +210,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        Ok(Vec::new())
+    }
+
     async fn reconcile(&self, _keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
         // Nothing changes this database but its own writes.
         Ok(None)
@@ -398,7 +222,7 @@ impl Store for MemoryStore {
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
         let mut content = self.shared.content();
         if content.epoch == expected {
-            content.epoch = Epoch::from_u128(random_bits());
+            content.epoch = Epoch::from_u128(self.sources.bits());
             content.ring(
                 &Notice::Changed {
                     epoch: expected,
@@ -411,7 +235,7 @@ impl Store for MemoryStore {
     }
 
     async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
-        let (now, mut content) = (clock::wall(), self.shared.content());
+        let (now, mut content) = ((self.sources.wall)(), self.shared.content());
         let newest = content.revision;
         let old =
             |(revision, kept): &(&Revision, &Kept)| **revision < newest && kept.at + keep < now;
@@ -467,11 +291,14 @@ impl Listener for MemoryListener {
     async fn head(&self, own: Revision) -> Result<Head> {
         let content = self.shared.content();
         let Cursor {
-            epoch, revision, ..
+            epoch,
+            revision,
+            id,
         } = content.cursor();
         Ok(Head {
             epoch,
             revision,
+            id,
             own_id: content.id_of(own),
             audit: content.audit,
         })

@@ -1,0 +1,148 @@
+//! Three instances on one PostgreSQL: a write and how soon the others read it, an edit by plain SQL, the listener killed
+//! and back, a row altered behind the triggers and healed by the heartbeat, and equal checksums at the end.
+//!
+//! Run it with `cargo run --example demo`. It takes about ten seconds and ends by itself.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sync_config::prelude::*;
+use sync_config::{Mode, Status};
+
+#[tokio::main]
+#[allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a demonstration prints and measures"
+)]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let database = common::database();
+    let url = database.url.as_str();
+    let table = format!("demo_{}", std::process::id());
+    let settings = Settings::new(url)
+        .table_name(&table)
+        .heartbeat_interval(Duration::from_secs(2));
+    let mut instances = Vec::new();
+    for _ in 0..3 {
+        instances.push(Builder::new(settings.clone()).start().await?);
+    }
+    let [one, two, three] = &instances[..] else {
+        return Err("three instances".into());
+    };
+    println!("1. Three instances are loaded and listening on table {table}.");
+
+    let started = Instant::now();
+    let written = one.set("feature:new_ui", true).await?;
+    println!(
+        "2. Instance 1 sets feature:new_ui = true: durable as revision {} after {:?}.",
+        written.revision(),
+        started.elapsed()
+    );
+    for (number, other) in [(2, two), (3, three)] {
+        other
+            .wait_for(written.cursor().into(), Duration::from_secs(5))
+            .await?;
+        let value = other.get_bool("feature:new_ui", false);
+        println!(
+            "   Instance {number} reads {value}, {:?} after the call.",
+            started.elapsed()
+        );
+    }
+
+    let (told, heard) = std::sync::mpsc::channel();
+    three.subscribe_as::<i64>("limit:login", move |old, new| {
+        let _gone = told.send((old.copied(), new.copied()));
+    })?;
+    common::psql(
+        url,
+        &format!("INSERT INTO {table} (key, value) VALUES ('limit:login', '100')"),
+    )
+    .await?;
+    let (old, new) = heard.recv_timeout(Duration::from_secs(5))?;
+    println!(
+        "3. psql inserts limit:login = 100: instance 3 is called back with {old:?} -> {new:?}."
+    );
+
+    let lost = two.status().counters.sessions_lost;
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query LIKE '%_head%' AND pid <> pg_backend_pid()";
+    common::psql(url, kill).await?;
+    until(two, "the loss is noticed", |status| {
+        status.counters.sessions_lost > lost
+    })
+    .await;
+    let killed = Instant::now();
+    let written = one.set("limit:login", 200).await?;
+    until(two, "the listener is back", |status| {
+        status.mode == Mode::Push && status.revision >= written.revision()
+    })
+    .await;
+    println!(
+        "4. The listeners' connections are killed. Instance 2 listens again {:?} later and reads {}.",
+        killed.elapsed(),
+        two.get_i64("limit:login", 0)
+    );
+
+    let sneaky = format!(
+        "ALTER TABLE {table} DISABLE TRIGGER USER; UPDATE {table} SET value = '300' WHERE key = 'limit:login';
+         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_touch_insert; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_touch_update;
+         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_insert; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_update;
+         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_delete; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_truncate"
+    );
+    common::psql(url, &sneaky).await?;
+    println!(
+        "5. A row is altered behind the triggers, to 300; the instances still read {}.",
+        three.get_i64("limit:login", 0)
+    );
+    for (number, instance) in [(1, one), (2, two), (3, three)] {
+        until(instance, "the audit heals it", |_| {
+            instance.get_i64("limit:login", 0) == 300
+        })
+        .await;
+        println!(
+            "   Instance {number} is healed by the heartbeat's audit and reads 300 at revision {}.",
+            instance.status().revision
+        );
+    }
+
+    let newest = instances
+        .iter()
+        .map(|instance| instance.status().revision)
+        .max()
+        .unwrap_or_default();
+    for (number, instance) in instances.iter().enumerate() {
+        instance
+            .wait_for(newest.into(), Duration::from_secs(5))
+            .await?;
+        let status = instance.status();
+        println!(
+            "6. Instance {}: revision {}, {} entries, checksum {}.",
+            number + 1,
+            status.revision,
+            status.entries,
+            instance.checksum()?
+        );
+    }
+    for instance in &instances {
+        assert_eq!(
+            instance.checksum()?,
+            one.checksum()?,
+            "all instances are equal"
+        );
+        instance.shutdown().await?;
+    }
+    println!("All equal.");
+    Ok(())
+}
+
+/// Looks at an instance until a condition holds, for 15 s at most.
+async fn until(instance: &Arc<ConfigService>, what: &str, holds: impl Fn(&Status) -> bool) {
+    for _ in 0..1_500 {
+        if holds(&instance.status()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: {:?}", instance.status());
+}

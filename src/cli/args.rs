@@ -1,0 +1,220 @@
+//! What can be asked for on the command line.
+
+#[cfg(feature = "server")]
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use crate::settings::Settings;
+
+/// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
+#[derive(Debug, Parser)]
+#[command(name = "sync-config", version, after_help = CODES, max_term_width = 110)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) place: Place,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const CODES: &str = "\
+Exit codes:
+  0  done
+  1  an error that is none of the others
+  2  a wrong argument, setting, key or value
+  3  there is no such key
+  4  the key is not what --if-revision or --if-absent expects; nothing was written
+  5  the database cannot be reached; nothing was written
+  6  the database's answer was lost; whether the write was applied is unknown
+
+Every setting of the library can be given by its environment variable as well:
+  SYNC_CONFIG_REQUEST_TIMEOUT=5s, SYNC_CONFIG_CHECK_INTERVAL=500ms, LISTEN_DATABASE_URL and so on.";
+
+/// Where the table is.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// The database, as postgres://user@host:5432/database.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true
+    )]
+    database_url: Option<String>,
+    /// The table; without it SYNC_CONFIG_TABLE_NAME, else sync_config.
+    #[arg(long, global = true, value_name = "NAME")]
+    table: Option<String>,
+    /// The table's schema; without it SYNC_CONFIG_SCHEMA, else the connection's own.
+    #[arg(long, global = true, value_name = "NAME")]
+    schema: Option<String>,
+    /// The NOTIFY channel; without it SYNC_CONFIG_CHANNEL, else config_changes.
+    #[arg(long, global = true, value_name = "NAME")]
+    channel: Option<String>,
+}
+
+impl Place {
+    /// The environment's settings, overridden by the flags.
+    pub(super) fn settings(self) -> Result<Settings> {
+        let mut settings = Settings::from_env()?;
+        let flags = [
+            ("database_url", self.database_url),
+            ("table_name", self.table),
+            ("schema", self.schema),
+            ("channel", self.channel),
+        ];
+        for (name, value) in flags {
+            if let Some(value) = value {
+                settings = settings.with(name, &value)?;
+            }
+        }
+        // An empty variable is how a shell unsets one for a single command.
+        settings.database_url = settings.database_url.filter(|url| !url.is_empty());
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Prints the JSON value of a key.
+    Get {
+        /// The key.
+        key: String,
+    },
+    /// Puts a JSON value; prints the key's revision as JSON.
+    Set(Set),
+    /// Deletes a key; prints the revision that made as JSON.
+    Delete {
+        /// The key.
+        key: String,
+    },
+    /// Prints the entries as a table.
+    List {
+        /// Only keys that begin with this.
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Prints JSON instead: {"revision", "entries": [{"key", "value", "revision", "updatedAt"}]}.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints each revision from now on as a line of JSON, until SIGINT.
+    Watch {
+        /// Only changes of keys that begin with this.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Prints revision, checksum, entries, epoch and mode as JSON.
+    Status,
+    /// Creates, adopts or upgrades the schema beside the table, and says what it did.
+    Migrate(Migrate),
+    /// Begins a new epoch, after the database was restored from a backup.
+    NewEpoch,
+    /// Serves the configuration over HTTP.
+    #[cfg(feature = "server")]
+    Serve(Serve),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    /// The key.
+    pub(super) key: String,
+    /// The value as JSON; `-` reads it from stdin.
+    #[arg(allow_hyphen_values = true)]
+    pub(super) json: String,
+    /// Only if the key was last changed by this revision.
+    #[arg(long, value_name = "N", conflicts_with = "if_absent")]
+    pub(super) if_revision: Option<u64>,
+    /// Only if there is no such key yet.
+    #[arg(long)]
+    pub(super) if_absent: bool,
+    /// Takes the value as a plain text instead of JSON.
+    #[arg(long)]
+    pub(super) string: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Migrate {
+    /// Prints the SQL for psql instead of running it.
+    #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
+    pub(super) print: bool,
+    /// Removes everything beside the table; the table and its rows stay.
+    #[arg(long, requires = "yes")]
+    pub(super) uninstall: bool,
+    /// Says that --uninstall is meant: history, revisions and notices end.
+    #[arg(long, requires = "uninstall")]
+    pub(super) yes: bool,
+}
+
+/// Which database `serve` uses.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Store {
+    /// PostgreSQL if a database URL is given.
+    Auto,
+    /// The PostgreSQL database of --database-url or DATABASE_URL.
+    Postgres,
+    /// A private PostgreSQL server, started from the programs installed on this machine.
+    PgLocal,
+}
+
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+#[cfg(feature = "server")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SYNC_CONFIG_LISTEN",
+        default_value = "127.0.0.1:8420"
+    )]
+    pub(super) listen: String,
+    /// The database to use.
+    #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
+    pub(super) store: Store,
+    /// Where pg-local keeps its data [default: $XDG_DATA_HOME/sync-config or ~/.local/share/sync-config].
+    #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
+    pub(super) data: Option<std::path::PathBuf>,
+    /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address
+    /// reads and writes everything.
+    #[arg(long)]
+    pub(super) insecure: bool,
+    /// How to log, on stderr. RUST_LOG chooses what; its default is sync_config=info.
+    #[arg(long, env = "SYNC_CONFIG_LOG_FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// How long a watch may be idle before it tells its progress: 100ms to 5m.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
+    pub(super) progress_interval: Duration,
+}
+
+#[cfg(feature = "server")]
+fn progress(text: &str) -> std::result::Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be from 100ms to 5m".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+}

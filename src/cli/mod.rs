@@ -1,0 +1,125 @@
+//! The command line: the library's operations for people.
+//!
+//! Guarantees: data goes to stdout and talk to stderr; the exit code tells what became of it; a reader that goes away
+//! (`| head`) ends the program quietly; no password is shown.
+
+mod admin;
+mod args;
+mod commands;
+mod log;
+mod out;
+#[cfg(feature = "server")]
+mod serve;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Args, Command};
+use crate::error::Error;
+
+/// Runs the program that the process's arguments ask for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::say(format_args!("sync-config: no threads to run on: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(args));
+    // A write to stdout that blocks must not keep the process.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let Args { place, command } = args;
+    let settings = place.settings()?;
+    #[cfg(feature = "server")]
+    if let Command::Serve(options) = command {
+        return serve::serve(settings, options).await;
+    }
+    log::quiet();
+    match command {
+        Command::Get { key } => commands::get(settings, &key).await,
+        Command::Set(set) => commands::set(settings, set).await,
+        Command::Delete { key } => commands::delete(settings, &key).await,
+        Command::List { prefix, json } => commands::list(settings, &prefix, json).await,
+        Command::Watch { prefix } => watch::watch(settings, prefix).await,
+        Command::Status => commands::status(settings).await,
+        Command::Migrate(options) => admin::migrate(settings, &options).await,
+        Command::NewEpoch => admin::new_epoch(settings).await,
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::serve(settings, options).await,
+    }
+}
+
+/// Shows what clap says: help on stdout with code 0, the rest on stderr with code 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to be told that it could not be printed.
+    drop(error.print());
+    if error.use_stderr() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Why the program ends with something else than 0.
+#[derive(Debug)]
+enum Failure {
+    Library(Error),
+    /// Bad input that the library does not know of.
+    Usage(String),
+    Missing(String),
+    Other(String),
+    /// Nobody reads stdout any more.
+    Unread,
+}
+
+impl Failure {
+    fn report(&self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Library(error) => (error.to_string(), code(error)),
+            Self::Usage(text) => (text.clone(), 2),
+            Self::Missing(key) => (format!("there is no key \"{}\"", key.escape_debug()), 3),
+            Self::Other(text) => (text.clone(), 1),
+            Self::Unread => return ExitCode::SUCCESS,
+        };
+        out::say(format_args!("sync-config: {text}"));
+        ExitCode::from(code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+fn code(error: &Error) -> u8 {
+    if error.is_invalid_input() {
+        2
+    } else if error.is_conflict() {
+        4
+    } else if error.is_outcome_unknown() {
+        6
+    } else if error.is_unavailable() {
+        5
+    } else {
+        1
+    }
+}

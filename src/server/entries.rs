@@ -1,0 +1,266 @@
+//! Reading, writing and listing entries.
+//!
+//! Guarantees: a value passes through as its text; a write's answer is the key's state after it; preconditions are decided
+//! inside the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{OriginalUri, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+
+use super::problem::Problem;
+use super::query::{self, percent_decoded};
+use super::{Shared, etag};
+use crate::core::{Entry, Epoch, Key, MAX_VALUE_BYTES, Snapshot, Value};
+use crate::error::{Error, Kind};
+use crate::sync_config::SyncConfig;
+use crate::wire::{EntryView, json};
+use crate::write::{Batch, Precondition};
+
+/// A body may be this long: a value and some blanks around it.
+const MAX_BODY: usize = MAX_VALUE_BYTES + 16 * 1024;
+
+/// So much of a body that is too long is read and thrown away, because a client that is still sending when the
+/// connection closes never sees the answer.
+const MAX_WASTE: usize = 16 * 1_048_576;
+
+/// How long a body may take. Shorter than the request's own timeout, so that a slow body is told as one.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A list goes out in pieces of about this size.
+const PIECE: usize = 64 * 1024;
+
+/// Answers with one entry.
+pub(super) async fn read(
+    State(app): State<Shared>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = key_of(&uri)?;
+    // The epoch first: should it change meanwhile, the tag is of the old one and matches nothing.
+    let epoch = epoch(&app)?;
+    let entry = app.service.get(&key)?;
+    let entry = entry.ok_or_else(|| Problem::missing(&key))?;
+    let tag = etag::of(epoch, entry.revision());
+    if etag::has(&headers, &tag)? {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    }
+    Ok(shown(StatusCode::OK, &entry, tag))
+}
+
+/// Puts the body's JSON value.
+pub(super) async fn put(
+    State(app): State<Shared>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let key = key_of(&uri)?;
+    let (precondition, known) = demanded(&app, &key, &headers)?;
+    let body = tokio::time::timeout(BODY_TIMEOUT, collect(&headers, body)).await;
+    let body = body.map_err(|_| Problem::slow_body())??;
+    let text = std::str::from_utf8(&body)
+        .map_err(|_| Problem::bad_request("the body is not UTF-8, which JSON has to be"))?;
+    let value = Value::parse(text).map_err(|error| {
+        let key = key.clone();
+        Problem::from(Error::from(Kind::Value { key, error }))
+    })?;
+    let batch = Batch::new().put_value(&key, value, precondition);
+    let written = app.service.write(batch).await?;
+    let entry = written.keys().first().and_then(|key| key.entry());
+    let entry = entry.ok_or_else(Problem::internal)?;
+    let created = written.changed()
+        && app
+            .service
+            .created(written.cursor(), &key)
+            .unwrap_or(!known);
+    let status = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(shown(
+        status,
+        entry,
+        etag::of(written.cursor().epoch, entry.revision()),
+    ))
+}
+
+/// Deletes a key.
+pub(super) async fn delete(
+    State(app): State<Shared>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = key_of(&uri)?;
+    let batch = match demanded(&app, &key, &headers)?.0 {
+        Some(precondition) => Batch::new().delete_if(&key, precondition),
+        None => Batch::new().delete(&key),
+    };
+    let written = app.service.write(batch).await?;
+    if !written.changed() {
+        return Err(Problem::missing(&key));
+    }
+    let answer = serde_json::json!({ "key": key, "revision": written.revision() });
+    Ok(as_json(answer.to_string()))
+}
+
+/// Answers with all entries, or those with a prefix, at one revision.
+pub(super) async fn list(
+    State(app): State<Shared>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let [prefix] = query::values(&uri, ["prefix"])?;
+    let prefix = prefix.unwrap_or_default();
+    let snapshot = app.service.snapshot()?;
+    let tag = etag::of(snapshot.cursor().epoch, snapshot.revision());
+    if etag::has(&headers, &tag)? {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    }
+    let pieces = stream::iter(Pieces::new(snapshot, prefix));
+    let body = Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>));
+    let headers = [(CONTENT_TYPE, "application/json".to_owned()), (ETAG, tag)];
+    Ok((headers, body).into_response())
+}
+
+/// What a write's headers demand, and whether the key is known to this instance.
+fn demanded(
+    app: &Shared,
+    key: &str,
+    headers: &HeaderMap,
+) -> Result<(Option<Precondition>, bool), Problem> {
+    let epoch = epoch(app)?;
+    let current = app.service.get(key)?.map(|entry| entry.revision());
+    let precondition = etag::precondition(headers, epoch, current)?;
+    Ok((precondition, current.is_some()))
+}
+
+fn epoch(app: &Shared) -> Result<Epoch, Problem> {
+    match app.service.cursor() {
+        Some(cursor) => Ok(cursor.epoch),
+        None => Err(Error::from(Kind::NotReady).into()),
+    }
+}
+
+fn shown(status: StatusCode, entry: &Entry, tag: String) -> Response {
+    let mut response = as_json(json(&EntryView(entry)));
+    *response.status_mut() = status;
+    if let Ok(tag) = tag.parse() {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+fn as_json(body: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The key: everything after `/v1/config/`, percent-decoded once.
+fn key_of(uri: &Uri) -> Result<Key, Problem> {
+    let path = uri.path().strip_prefix("/v1/config/").unwrap_or_default();
+    let text = percent_decoded(path).ok_or_else(|| {
+        Problem::bad_request("the key's percent-encoding is broken, or it is not UTF-8")
+    })?;
+    Ok(Key::parse(&text)?)
+}
+
+async fn collect(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let mut read = 0;
+    let mut bytes = Vec::new();
+    let mut data = body.into_data_stream();
+    while announced.is_none_or(|bytes| bytes <= MAX_WASTE) && read <= MAX_WASTE {
+        let Some(piece) = data.next().await else {
+            break;
+        };
+        let piece = piece.map_err(|_| Problem::bad_request("the body ended early"))?;
+        read += piece.len();
+        if read <= MAX_BODY {
+            bytes.extend_from_slice(&piece);
+        }
+    }
+    if read > MAX_BODY || announced.is_some_and(|bytes| bytes > MAX_BODY) {
+        return Err(Problem::too_large(format!(
+            "the body is longer than {MAX_BODY} bytes; a value may have {MAX_VALUE_BYTES}"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// The pieces of a list, made when they are asked for.
+struct Pieces {
+    snapshot: Arc<Snapshot>,
+    prefix: String,
+    next: Option<usize>,
+}
+
+impl Pieces {
+    fn new(snapshot: Arc<Snapshot>, prefix: String) -> Self {
+        Self {
+            snapshot,
+            prefix,
+            next: Some(0),
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut at = self.next?;
+        let entries = self.snapshot.prefixed(&self.prefix);
+        let mut piece = String::new();
+        if at == 0 {
+            let revision = self.snapshot.revision();
+            piece = format!("{{\"revision\":{revision},\"entries\":[");
+        }
+        while let Some(entry) = entries.get(at)
+            && piece.len() < PIECE
+        {
+            if at > 0 {
+                piece.push(',');
+            }
+            piece.push_str(&json(&EntryView(entry)));
+            at += 1;
+        }
+        self.next = Some(at);
+        if at == entries.len() {
+            piece.push_str("]}");
+            self.next = None;
+        }
+        Some(piece.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_decoded_once() {
+        let key = |path: &'static str| key_of(&Uri::from_static(path)).map(|key| key.to_string());
+        assert_eq!(key("/v1/config/a/b").unwrap(), "a/b");
+        assert_eq!(key("/v1/config/a%2Fb").unwrap(), "a/b");
+        assert_eq!(key("/v1/config/a%252Fb+c").unwrap(), "a%2Fb+c");
+        assert_eq!(key("/v1/config//a/").unwrap(), "/a/");
+        assert_eq!(key("/v1/config/limit:login").unwrap(), "limit:login");
+        for wrong in [
+            "/v1/config/",
+            "/v1/config/%",
+            "/v1/config/%zz",
+            "/v1/config/%ff",
+            "/v1/config/%00",
+        ] {
+            assert!(key(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Entity tags: `"<first 8 digits of the epoch>-<revision>"`, opaque to clients.
+//!
+//! Guarantees: a tag of another epoch never matches; the precondition made of a tag is decided inside the database.
+
+use axum::http::HeaderMap;
+use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+
+use super::problem::Problem;
+use crate::core::{Epoch, Revision};
+use crate::write::Precondition;
+
+/// The tag of something that was last changed by a revision.
+pub(super) fn of(epoch: Epoch, revision: Revision) -> String {
+    format!("\"{}-{revision}\"", short(epoch))
+}
+
+fn short(epoch: Epoch) -> String {
+    format!("{:08x}", epoch.as_u128() >> 96)
+}
+
+/// Whether a GET asks for anything but this tag: the answer is 304 if so.
+pub(super) fn has(headers: &HeaderMap, tag: &str) -> Result<bool, Problem> {
+    let tags = list(headers, &IF_NONE_MATCH)?;
+    Ok(tags
+        .iter()
+        .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag))
+}
+
+/// What `If-Match` and `If-None-Match` of a PUT or DELETE demand. `current` is the revision that this instance shows for
+/// the key; it only chooses among several tags.
+pub(super) fn precondition(
+    headers: &HeaderMap,
+    epoch: Epoch,
+    current: Option<Revision>,
+) -> Result<Option<Precondition>, Problem> {
+    let wanted = list(headers, &IF_MATCH)?;
+    let unwanted = list(headers, &IF_NONE_MATCH)?;
+    match (wanted.as_slice(), unwanted.as_slice()) {
+        ([], []) => Ok(None),
+        ([], [any]) if any == "*" => Ok(Some(Precondition::Absent)),
+        ([], _) => Err(Problem::bad_request(
+            "a write takes If-None-Match: * (the key is absent) and no other form of it",
+        )),
+        (_, [_, ..]) => Err(Problem::bad_request(
+            "If-Match and If-None-Match exclude each other",
+        )),
+        ([any], []) if any == "*" => Ok(Some(Precondition::Present)),
+        (tags, []) => {
+            let ours: Vec<Revision> = tags.iter().filter_map(|tag| parse(tag, epoch)).collect();
+            let chosen = current.filter(|current| ours.contains(current));
+            match chosen.or_else(|| ours.first().copied()) {
+                Some(revision) => Ok(Some(Precondition::Revision(revision))),
+                None => Err(Problem::precondition_failed(
+                    "If-Match names no revision of this store's present history; read the key again",
+                )),
+            }
+        }
+    }
+}
+
+/// The revision in a tag of this epoch.
+fn parse(tag: &str, epoch: Epoch) -> Option<Revision> {
+    let (of, revision) = tag.strip_prefix('"')?.strip_suffix('"')?.split_once('-')?;
+    let digits = revision.bytes().all(|byte| byte.is_ascii_digit());
+    if of == short(epoch) && digits {
+        revision.parse().ok().map(Revision::new)
+    } else {
+        None
+    }
+}
+
+/// The members of a header that lists tags. Ours hold no comma.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<String>, Problem> {
+    let mut tags = Vec::new();
+    for value in headers.get_all(name) {
+        let Ok(text) = value.to_str() else {
+            return Err(Problem::bad_request(format!("{name} is not ASCII")));
+        };
+        let members = text.split(',').map(str::trim);
+        tags.extend(members.filter(|tag| !tag.is_empty()).map(str::to_owned));
+    }
+    Ok(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter().cloned();
+        pairs
+            .map(|(name, value)| (name, value.parse().unwrap()))
+            .collect()
+    }
+
+    const EPOCH: Epoch = Epoch::from_u128(0x0123_abcd << 96);
+
+    #[test]
+    fn a_tag_is_read_back_in_its_own_epoch_only() {
+        let tag = of(EPOCH, Revision::new(7));
+        assert_eq!(tag, "\"0123abcd-7\"");
+        assert_eq!(parse(&tag, EPOCH), Some(Revision::new(7)));
+        assert_eq!(parse(&tag, Epoch::from_u128(1)), None);
+        for wrong in [
+            "",
+            "\"",
+            "7",
+            "\"0123abcd-\"",
+            "\"0123abcd-+7\"",
+            "W/\"0123abcd-7\"",
+        ] {
+            assert_eq!(parse(wrong, EPOCH), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn preconditions_follow_the_headers() {
+        let demand = |pairs: &[(HeaderName, &'static str)], current: Option<u64>| {
+            precondition(&headers(pairs), EPOCH, current.map(Revision::new)).ok()
+        };
+        assert_eq!(demand(&[], None), Some(None));
+        let absent = Some(Some(Precondition::Absent));
+        assert_eq!(demand(&[(IF_NONE_MATCH, "*")], None), absent);
+        let present = Some(Some(Precondition::Present));
+        assert_eq!(demand(&[(IF_MATCH, "*")], None), present);
+        let at = |revision| Some(Some(Precondition::Revision(Revision::new(revision))));
+        let both = "\"0123abcd-7\", \"0123abcd-9\"";
+        assert_eq!(demand(&[(IF_MATCH, both)], None), at(7));
+        assert_eq!(demand(&[(IF_MATCH, both)], Some(9)), at(9));
+        assert_eq!(demand(&[(IF_MATCH, "\"ffffffff-7\"")], Some(7)), None);
+        assert_eq!(demand(&[(IF_NONE_MATCH, "\"0123abcd-7\"")], None), None);
+        assert_eq!(demand(&[(IF_NONE_MATCH, "*"), (IF_MATCH, "*")], None), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! The HTTP service: the configuration of a store for programs that speak HTTP.
+//!
+//! Guarantees: reads come from memory and go on while the database is away; a watcher gets every revision once, in order,
+//! or is told to begin anew with a snapshot; a client that does not read costs bounded memory; streams end at shutdown.
+//! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
+
+mod entries;
+mod etag;
+mod gate;
+mod health;
+mod message;
+mod problem;
+mod query;
+mod watch;
+
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch as signal};
+
+use self::problem::Problem;
+use crate::service::ConfigService;
+
+/// Open streams at most: each keeps a subscription and up to a few MiB of messages.
+const MAX_STREAMS: usize = 1_000;
+
+/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
+const MAX_JOURNAL_READERS: usize = 2;
+
+/// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long requests may go on after the stop was asked for.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a server is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Lets any `Host` in.
+    pub(crate) insecure: bool,
+    /// How long a stream may be idle before it tells its progress.
+    pub(crate) progress: Duration,
+}
+
+/// What all requests share.
+struct App {
+    service: Arc<ConfigService>,
+    bound: IpAddr,
+    insecure: bool,
+    progress: Duration,
+    stop: signal::Receiver<bool>,
+    streams: Arc<Semaphore>,
+    /// Turns at reading the journal.
+    journal: Semaphore,
+}
+
+type Shared = Arc<App>;
+
+impl App {
+    fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+/// Serves until `stop` resolves, then lets requests end. The service itself is left running.
+///
+/// # Errors
+///
+/// When the listener has no address or fails for good.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: Arc<ConfigService>,
+    options: Options,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let bound = listener.local_addr()?.ip();
+    let (stopping, stopped) = signal::channel(false);
+    let app = Arc::new(App {
+        service,
+        bound,
+        insecure: options.insecure,
+        progress: options.progress,
+        stop: stopped.clone(),
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        journal: Semaphore::new(MAX_JOURNAL_READERS),
+    });
+    // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY is not to be had");
+        }
+    });
+    let mut wait = stopped.clone();
+    let server = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
+        stop.await;
+        stopping.send_replace(true);
+    });
+    let overdue = async {
+        // The sender goes only after it has sent.
+        drop(wait.wait_for(|stop| *stop).await);
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = overdue => {
+            tracing::warn!("requests were still under way 5 s after the stop; they are cut off");
+            Ok(())
+        }
+    }
+}
+
+fn router(app: Shared) -> Router {
+    let entries = get(entries::read).put(entries::put).delete(entries::delete);
+    Router::new()
+        .route("/", get(index))
+        .route("/v1/config", get(entries::list))
+        .route("/v1/config/", entries.clone())
+        .route("/v1/config/{*key}", entries)
+        .route("/v1/status", get(health::status))
+        .route("/healthz", get(health::alive))
+        .route("/health", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .layer(from_fn(in_time))
+        .route("/v1/watch", get(watch::watch))
+        .fallback(async || Problem::no_such_path())
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(from_fn_with_state(app.clone(), gate::gate))
+        .with_state(app)
+}
+
+/// Gives a request up that takes too long.
+async fn in_time(request: Request, next: Next) -> Response {
+    let writes = matches!(*request.method(), Method::PUT | Method::DELETE);
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) if writes => Problem::outcome_unknown().into_response(),
+        Err(_) => Problem::unavailable("no answer within 30s").into_response(),
+    }
+}
+
+async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "service": "sync-config",
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": app.service.cursor().is_some() && !app.stopping(),
+        "endpoints": [
+            "GET /v1/config?prefix=",
+            "GET /v1/config/{key}",
+            "PUT /v1/config/{key}",
+            "DELETE /v1/config/{key}",
+            "GET /v1/watch?prefix=",
+            "GET /v1/status",
+            "GET /healthz",
+            "GET /readyz",
+        ],
+    }))
+}

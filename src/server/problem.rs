@@ -1,0 +1,176 @@
+//! Errors as RFC 9457 `application/problem+json`.
+//!
+//! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
+
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+
+use crate::core::KeyError;
+use crate::error::Error;
+
+/// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
+const RETRY_SECONDS: &str = "2";
+
+/// What is answered instead of what was asked for.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// The last part of `type`.
+    slug: &'static str,
+    title: &'static str,
+    detail: String,
+    retry: bool,
+    reasons: Vec<String>,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        slug: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            slug,
+            title,
+            detail: detail.into(),
+            retry: false,
+            reasons: Vec::new(),
+        }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            "Bad request",
+            detail,
+        )
+    }
+
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)
+    }
+
+    pub(super) fn missing(key: &str) -> Self {
+        let detail = format!("there is no key \"{}\"", key.escape_debug());
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    pub(super) fn no_such_path() -> Self {
+        let detail = "there is no such path; GET / names those there are";
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        let detail = "this path does not take this method; the header Allow names those it takes";
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "method-not-allowed", "Method not allowed", detail)
+    }
+
+    pub(super) fn slow_body() -> Self {
+        let detail = "the body did not arrive in time";
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "Request timeout",
+            detail,
+        )
+    }
+
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "too-large", "Too large", detail)
+    }
+
+    pub(super) fn precondition_failed(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        Self::new(status, "precondition-failed", "Precondition failed", detail)
+    }
+
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut problem = Self::new(status, "unavailable", "Unavailable", detail);
+        problem.retry = true;
+        problem
+    }
+
+    pub(super) fn not_ready(reasons: Vec<String>) -> Self {
+        let mut problem = Self::unavailable("not ready to serve");
+        (problem.slug, problem.title) = ("not-ready", "Not ready");
+        problem.reasons = reasons;
+        problem
+    }
+
+    pub(super) fn outcome_unknown() -> Self {
+        let detail = "the database's answer was lost; the write was applied or it was not: read the key to see";
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Self::new(status, "outcome-unknown", "Outcome unknown", detail)
+    }
+
+    pub(super) fn internal() -> Self {
+        let detail = "the request could not be carried out; the server's log says why";
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "internal", "Internal error", detail)
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        if error.is_too_large() {
+            return Self::too_large(error.to_string());
+        }
+        if error.is_invalid_input() {
+            return Self::bad_request(error.to_string());
+        }
+        if error.is_conflict() {
+            return Self::precondition_failed(error.to_string());
+        }
+        if error.is_not_ready() {
+            return Self::not_ready(vec![error.to_string()]);
+        }
+        if error.is_closed() {
+            return Self::unavailable("shutting down");
+        }
+        tracing::warn!(%error, "a request failed");
+        if error.is_outcome_unknown() {
+            Self::outcome_unknown()
+        } else if error.is_unavailable() {
+            Self::unavailable("the database cannot be reached; nothing was written")
+        } else if error.is_retryable() {
+            Self::unavailable("the database is busy; nothing was written")
+        } else {
+            Self::internal()
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = serde_json::json!({
+            "type": format!("urn:sync-config:problem:{}", self.slug),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.reasons.is_empty() {
+            body["reasons"] = self.reasons.into();
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        let media = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, media);
+        if self.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        }
+        response
+    }
+}

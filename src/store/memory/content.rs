@@ -1,0 +1,215 @@
+//! What a database in memory holds: entries, their journal, and who listens.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use crate::core::notice::Notice;
+use crate::core::replica::AuditReport;
+use crate::core::{
+    Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
+};
+use crate::error::{Kind, Result};
+use crate::store::{Mailbox, RecordedChange};
+use crate::write::{Item, Precondition};
+
+/// Time and randomness, which come from outside.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources {
+    pub(crate) wall: fn() -> SystemTime,
+    pub(crate) random: fn() -> u64,
+}
+
+impl Sources {
+    pub(super) fn bits(self) -> u128 {
+        (u128::from((self.random)()) << 64) | u128::from((self.random)())
+    }
+}
+
+pub(super) struct Content {
+    pub(super) epoch: Epoch,
+    pub(super) revision: Revision,
+    pub(super) id: RevisionId,
+    pub(super) floor: Revision,
+    pub(super) entries: BTreeMap<Key, Row>,
+    pub(super) journal: BTreeMap<Revision, Kept>,
+    pub(super) audits: u64,
+    pub(super) audit: Option<AuditReport>,
+    pub(super) claims: BTreeMap<&'static str, SystemTime>,
+    pub(super) listeners: Vec<Weak<Mailbox>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Row {
+    pub(super) text: Arc<str>,
+    pub(super) revision: Revision,
+    pub(super) at_micros: i64,
+}
+
+pub(super) struct Kept {
+    pub(super) id: RevisionId,
+    pub(super) at: SystemTime,
+    pub(super) origin: Option<u64>,
+    idempotency_key: Option<String>,
+    pub(super) changes: Vec<RecordedChange>,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch::from_u128(0),
+            revision: Revision::ZERO,
+            id: RevisionId::from_u128(0),
+            floor: Revision::new(1),
+            entries: BTreeMap::new(),
+            journal: BTreeMap::new(),
+            audits: 0,
+            audit: None,
+            claims: BTreeMap::new(),
+            listeners: Vec::new(),
+        }
+    }
+}
+
+impl Content {
+    /// The first instance brings the randomness that names this history.
+    pub(super) fn begin(&mut self, sources: Sources) {
+        if self.epoch == Epoch::from_u128(0) {
+            self.epoch = Epoch::from_u128(sources.bits());
+            self.id = RevisionId::from_u128(sources.bits());
+        }
+    }
+
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor {
+            epoch: self.epoch,
+            revision: self.revision,
+            id: self.id,
+        }
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        let row = self.entries.get(key)?;
+        Some(Arc::new(Entry::new(
+            key.clone(),
+            Value::stored(&row.text),
+            row.revision,
+            row.at_micros,
+        )))
+    }
+
+    pub(super) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        if revision == self.revision {
+            Some(self.id)
+        } else {
+            self.journal.get(&revision).map(|kept| kept.id)
+        }
+    }
+
+    pub(super) fn check(&self, item: &Item) -> Result<()> {
+        let present = self.entries.get(&item.key).map(|row| row.revision);
+        let (holds, expected) = match item.precondition {
+            None => return Ok(()),
+            Some(Precondition::Absent) => (present.is_none(), "absent".to_owned()),
+            Some(Precondition::Present) => (present.is_some(), "present".to_owned()),
+            Some(Precondition::Revision(revision)) => {
+                (present == Some(revision), format!("at revision {revision}"))
+            }
+        };
+        let actual = present.map_or_else(
+            || "absent".to_owned(),
+            |revision| format!("at revision {revision}"),
+        );
+        if holds {
+            Ok(())
+        } else {
+            Err(Kind::Conflict {
+                key: item.key.clone(),
+                expected,
+                actual,
+            }
+            .into())
+        }
+    }
+
+    pub(super) fn replay(&self, idempotency_key: &str) -> Option<(Revision, &Kept)> {
+        let found = |kept: &Kept| kept.idempotency_key.as_deref() == Some(idempotency_key);
+        self.journal
+            .iter()
+            .find(|(_, kept)| found(kept))
+            .map(|(revision, kept)| (*revision, kept))
+    }
+
+    /// Gives the changes a revision and tells the listeners.
+    pub(super) fn seal(
+        &mut self,
+        changes: Vec<RecordedChange>,
+        origin: u64,
+        idempotency_key: Option<String>,
+        sources: Sources,
+    ) -> Journaled {
+        let at = (sources.wall)();
+        self.revision = self.revision.next();
+        self.id = RevisionId::from_u128(sources.bits());
+        for change in &changes {
+            match &change.new {
+                Some(text) => {
+                    let row = Row {
+                        text: text.clone(),
+                        revision: self.revision,
+                        at_micros: micros(at),
+                    };
+                    drop(self.entries.insert(change.key.clone(), row));
+                }
+                None => drop(self.entries.remove(&change.key)),
+            }
+        }
+        let kept = Kept {
+            id: self.id,
+            at,
+            origin: Some(origin),
+            idempotency_key,
+            changes,
+        };
+        let journaled = journaled(self.revision, &kept);
+        self.journal.insert(self.revision, kept);
+        self.ring(
+            &Notice::Changed {
+                epoch: self.epoch,
+                revision: self.revision,
+            }
+            .encode(),
+        );
+        journaled
+    }
+
+    pub(super) fn ring(&mut self, text: &str) {
+        self.listeners.retain(|listener| {
+            listener.upgrade().is_some_and(|mailbox| {
+                mailbox.put(text);
+                true
+            })
+        });
+    }
+}
+
+pub(super) fn journaled(revision: Revision, kept: &Kept) -> Journaled {
+    let changes = kept.changes.iter().map(|change| JournaledChange {
+        key: change.key.clone(),
+        new: change.new.clone(),
+    });
+    Journaled {
+        revision,
+        id: kept.id,
+        at_micros: micros(kept.at),
+        origin: kept.origin,
+        changes: changes.collect(),
+    }
+}
+
+fn micros(time: SystemTime) -> i64 {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
