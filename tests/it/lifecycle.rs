@@ -350,3 +350,26 @@ async fn a_role_that_may_only_read_follows_and_is_denied_in_peace() {
     reader.shutdown().await.unwrap();
     roles.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_the_pool_are_kept_through_heartbeats_and_audits() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let (name, service) = busy(&db).await;
+    let sql = format!(
+        "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE application_name = '{name}'"
+    );
+    let before: Vec<i32> = one(&client, &sql).await;
+    let seq = "SELECT audit_seq FROM sync_config_meta";
+    let audits: i64 = one(&client, seq).await;
+    eventually("three audits", PATIENCE, async || {
+        (one::<i64>(&client, seq).await >= audits + 3).then_some(())
+    })
+    .await;
+    let after: Vec<i32> = one(&client, &sql).await;
+    assert!(
+        before.iter().all(|pid| after.contains(pid)),
+        "none was closed: {before:?}, {after:?}"
+    );
+    service.shutdown().await.unwrap();
+}

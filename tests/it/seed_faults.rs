@@ -394,35 +394,6 @@ async fn a_reload_never_overwrites_newer_data() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stale_instance_that_sets_what_it_holds_writes_all_the_same() {
-    let db = TestDb::new().await;
-    let proxy = Proxy::to(cluster().address()).await;
-    let settings = quick(Settings::new(db.url()));
-    let fresh = start(settings.clone()).await;
-    let stale = start(
-        settings
-            .listen_database_url(db.url_through(&proxy))
-            .request_timeout(Duration::from_secs(1)),
-    )
-    .await;
-    let written = fresh.set("k", 1).await.unwrap();
-    in_step(&[&fresh, &stale], written.revision()).await;
-    proxy.set(Mode::Freeze).await;
-    fresh.set("k", 2).await.unwrap();
-    assert_eq!(stale.get_i64("k", 0), 1, "it knows of nothing");
-    let written = stale.set("k", 1).await.unwrap();
-    assert!(written.changed() && written.revision().get() == 3);
-    assert!(!written.visible(), "it says that it could not follow");
-    fresh
-        .wait_for(written.cursor().into(), PATIENCE)
-        .await
-        .unwrap();
-    assert_eq!(fresh.get_i64("k", 0), 1);
-    proxy.set(Mode::Pass).await;
-    equal_to_the_table(&[&fresh, &stale], &db.client().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_key_and_a_null_are_told_apart() {
     let db = TestDb::new().await;
     let reader = start(quick(Settings::new(db.url()))).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sync_config::Value;
 use sync_config::prelude::*;
 
+use crate::fleet::in_step;
 use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
 use crate::support::deaf::DeafProxy;
 use crate::support::postgres::{TestDb, cluster};
@@ -216,4 +217,33 @@ async fn a_value_that_expands_beyond_the_bound_is_too_large_and_its_key_is_named
     );
     assert!(error.to_string().len() < 300, "the value is no part of it");
     assert!(rows(&db.client().await).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_instance_that_sets_what_it_holds_writes_all_the_same() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let settings = quick(Settings::new(db.url()));
+    let fresh = start(settings.clone()).await;
+    let stale = start(
+        settings
+            .listen_database_url(db.url_through(&proxy))
+            .request_timeout(Duration::from_secs(1)),
+    )
+    .await;
+    let written = fresh.set("k", 1).await.unwrap();
+    in_step(&[&fresh, &stale], written.revision()).await;
+    proxy.set(Mode::Freeze).await;
+    fresh.set("k", 2).await.unwrap();
+    assert_eq!(stale.get_i64("k", 0), 1, "it knows of nothing");
+    let written = stale.set("k", 1).await.unwrap();
+    assert!(written.changed() && written.revision().get() == 3);
+    assert!(!written.visible(), "it says that it could not follow");
+    fresh
+        .wait_for(written.cursor().into(), PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(fresh.get_i64("k", 0), 1);
+    proxy.set(Mode::Pass).await;
+    equal_to_the_table(&[&fresh, &stale], &db.client().await).await;
 }

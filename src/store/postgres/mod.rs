@@ -8,6 +8,7 @@ mod address;
 #[cfg(feature = "cli")]
 pub(crate) mod admin;
 mod fault;
+mod fold;
 pub(crate) mod identifier;
 mod lent;
 mod listener;
@@ -20,18 +21,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use futures_util::{TryStreamExt, pin_mut};
+use futures_util::pin_mut;
 use tokio::sync::OnceCell;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, IsolationLevel, NoTls, Row};
+use tokio_postgres::{Config, NoTls, Row};
 
 use self::identifier::{Names, QualifiedName};
 use self::lent::Lent;
-use self::listener::{PgListener, moving};
+use self::listener::PgListener;
 use self::migrate::Installed;
 use self::queries::Queries;
 use super::{Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
-use crate::core::{Checksum, Cursor, Epoch, Fold, Key, Revision};
+use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 use crate::write::{Item, Precondition};
@@ -324,7 +325,7 @@ impl Store for PostgresStore {
         let what = "auditing the table";
         let queries = &self.prepared().await?.queries;
         let mut client = self.client(what).await?;
-        let folded = fold(&mut client, queries, what).await;
+        let folded = fold::fold(&mut client, queries, what).await;
         client.give_back();
         folded
     }
@@ -426,36 +427,6 @@ impl Store for PostgresStore {
             self.pool.close();
         }
     }
-}
-
-/// Folds the table in one view of the database.
-async fn fold(client: &mut Object, queries: &Queries, what: &str) -> Result<(Cursor, Checksum)> {
-    let failed = |error: tokio_postgres::Error| fault::read(what, &error);
-    let view = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .read_only(true);
-    // A connection that died unnoticed shows here; the sort behind the first entry may take its time.
-    let view = moving(what, view.start()).await?;
-    view.batch_execute(&queries.hold).await.map_err(failed)?;
-    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
-    let head = moving(what, view.query_typed(&queries.head, &params)).await?;
-    let cursor = head
-        .first()
-        .and_then(rows::cursor)
-        .ok_or_else(|| rows::strange(what))?;
-    let none: [(&(dyn ToSql + Sync), Type); 0] = [];
-    let entries = view
-        .query_typed_raw(&queries.fold, none)
-        .await
-        .map_err(failed)?;
-    pin_mut!(entries);
-    let mut fold = Fold::default();
-    while let Some(row) = entries.try_next().await.map_err(failed)? {
-        fold.add(row.get(0), row.get(1));
-    }
-    view.commit().await.map_err(failed)?;
-    Ok((cursor, fold.finish()))
 }
 
 fn expected(item: &Item) -> Option<i64> {

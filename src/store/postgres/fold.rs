@@ -1,0 +1,46 @@
+//! The audit's look at the table: folded as it streams, never collected.
+
+use deadpool_postgres::Object;
+use futures_util::{TryStreamExt, pin_mut};
+use tokio_postgres::IsolationLevel;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::listener::moving;
+use super::queries::Queries;
+use super::{fault, rows};
+use crate::core::{Checksum, Cursor, Fold};
+use crate::error::Result;
+
+/// Folds the table in one view of the database.
+pub(super) async fn fold(
+    client: &mut Object,
+    queries: &Queries,
+    what: &str,
+) -> Result<(Cursor, Checksum)> {
+    let failed = |error: tokio_postgres::Error| fault::read(what, &error);
+    let view = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true);
+    // A connection that died unnoticed shows here; the sort behind the first entry may take its time.
+    let view = moving(what, view.start()).await?;
+    view.batch_execute(&queries.hold).await.map_err(failed)?;
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
+    let head = moving(what, view.query_typed(&queries.head, &params)).await?;
+    let cursor = head
+        .first()
+        .and_then(rows::cursor)
+        .ok_or_else(|| rows::strange(what))?;
+    let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+    let entries = view
+        .query_typed_raw(&queries.fold, none)
+        .await
+        .map_err(failed)?;
+    pin_mut!(entries);
+    let mut fold = Fold::default();
+    while let Some(row) = entries.try_next().await.map_err(failed)? {
+        fold.add(row.get(0), row.get(1));
+    }
+    view.commit().await.map_err(failed)?;
+    Ok((cursor, fold.finish()))
+}
