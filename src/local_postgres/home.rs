@@ -158,7 +158,6 @@ pub(super) fn temporary_settings(home: &Path) -> Vec<String> {
         [
             "listen_addresses=127.0.0.1",
             "fsync=off",
-            "synchronous_commit=off",
             "full_page_writes=off",
             "max_connections=300",
             "shared_buffers=32MB",

@@ -3,17 +3,18 @@
 //! Guarantees: one session at a time; queries on it are bounded in time, so that a frozen peer is found; every task is
 //! owned and ended by [`Driver::run`].
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::engine::Engine;
-use crate::core::Key;
+use super::engine::{Engine, lock};
 use crate::core::replica::{Action, Input, SessionId};
+use crate::core::{Checksum, Key, Revision};
 use crate::error::{Error, Result};
 use crate::store::{Heard, Listener, Store, Task};
 
@@ -22,6 +23,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A head check is one small query: 3 s without an answer means that nobody is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An audit that takes longer is given up: a million entries take about 10 s.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A nonce that fails to be sent costs a minute of polling, so that a few stale connections of the pool may not do that.
+const NONCE_ATTEMPTS: u32 = 5;
 
 /// Revisions trimmed in one transaction: short enough that no writer notices.
 const TRIM_BATCH: u32 = 1_000;
@@ -49,6 +56,8 @@ pub(crate) struct Driver {
     query: Option<Query>,
     /// Work on other connections than the session.
     side: JoinSet<()>,
+    /// What this instance's role may not do: said once, since a role that only reads is denied at every turn.
+    denied: Arc<Mutex<HashSet<&'static str>>>,
     /// Keeps trims from overlapping.
     cleanup_at: tokio::time::Instant,
 }
@@ -69,6 +78,7 @@ impl Driver {
             session: None,
             query: None,
             side: JoinSet::new(),
+            denied: Arc::default(),
             cleanup_at,
         }
     }
@@ -123,7 +133,17 @@ impl Driver {
             }),
             Action::SendNonce { notice } => {
                 self.aside("sending a nonce", move |store, _| async move {
-                    within("sending a nonce", timeout, store.notify(&notice.encode())).await
+                    let text = notice.encode();
+                    // What cut the session may have cut the pool's connections too, and each of them is found out by using it.
+                    for _ in 1..NONCE_ATTEMPTS {
+                        if within("sending a nonce", timeout, store.notify(&text))
+                            .await
+                            .is_ok()
+                        {
+                            return Ok(());
+                        }
+                    }
+                    within("sending a nonce", timeout, store.notify(&text)).await
                 })
             }
             Action::SendHeartbeat { notice } => {
@@ -140,16 +160,7 @@ impl Driver {
                 })
             }
             Action::Audit { again } => self.audit(again),
-            Action::ReportAudit { revision, checksum } => {
-                self.aside("reporting an audit", move |store, _| async move {
-                    within(
-                        "reporting an audit",
-                        timeout,
-                        store.report_audit(revision, checksum),
-                    )
-                    .await
-                })
-            }
+            Action::ReportAudit { revision, checksum } => self.report_audit(revision, checksum),
             Action::Reconcile { keys } => {
                 self.aside("numbering altered rows", move |store, _| async move {
                     within("numbering altered rows", timeout, number(&*store, &keys)).await
@@ -222,27 +233,46 @@ impl Driver {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let work = work(self.store.clone(), self.engine.clone());
+        let denied = self.denied.clone();
         self.side.spawn(async move {
-            if let Err(error) = work.await {
+            let Err(error) = work.await else { return };
+            let said_before = error.is_denied() && !lock(&denied).insert(what);
+            if said_before {
+                tracing::debug!(%error, "{what} failed");
+            } else {
                 tracing::warn!(%error, "{what} failed");
             }
         });
     }
 
-    /// Compares the table with its journal and folds it, if it is this instance's turn in the fleet. What was altered
-    /// behind the triggers gets its revision first, so that everyone follows it as any other change.
+    /// Folds the table if it is this instance's turn in the fleet.
     fn audit(&mut self, again: bool) {
         // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
         let every = self.intervals.heartbeat.mul_f64(0.8);
-        let repair = self.intervals.repair;
+        let timeout = self.intervals.request_timeout;
         self.aside("the audit", move |store, engine| async move {
-            if again || store.claim(Task::Audit, every).await? {
-                if repair {
-                    let altered = store.altered().await?;
-                    number(&*store, &altered).await?;
-                }
-                let (cursor, checksum) = store.fold().await?;
+            if again || within("the audit", timeout, store.claim(Task::Audit, every)).await? {
+                let (cursor, checksum) = within("the audit", AUDIT_TIMEOUT, store.fold()).await?;
                 engine.feed(Input::Audited { cursor, checksum });
+            }
+            Ok(())
+        });
+    }
+
+    /// Leaves the result of an audit for the fleet. Memory and table agree then, but both may differ from the journal:
+    /// whoever started after a row was altered behind the triggers has never known it otherwise.
+    fn report_audit(&mut self, revision: Revision, checksum: Checksum) {
+        let (repair, timeout) = (self.intervals.repair, self.intervals.request_timeout);
+        self.aside("reporting an audit", move |store, _| async move {
+            within(
+                "reporting an audit",
+                timeout,
+                store.report_audit(revision, checksum),
+            )
+            .await?;
+            if repair {
+                let altered = within("the audit", AUDIT_TIMEOUT, store.altered()).await?;
+                within("the audit", timeout, number(&*store, &altered)).await?;
             }
             Ok(())
         });
@@ -251,17 +281,22 @@ impl Driver {
     /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
     fn cleanup(&mut self) {
         let Intervals {
-            cleanup, retention, ..
+            cleanup,
+            retention,
+            request_timeout: timeout,
+            ..
         } = self.intervals;
         let now = self.engine.clock.now();
         self.cleanup_at = self.engine.clock.at(now + cleanup);
         self.aside("trimming the journal", move |store, _| async move {
-            if !store.claim(Task::Cleanup, cleanup.mul_f64(0.8)).await? {
+            let turn = store.claim(Task::Cleanup, cleanup.mul_f64(0.8));
+            if !within("trimming the journal", timeout, turn).await? {
                 return Ok(());
             }
             let mut trimmed = 0;
             loop {
-                let batch = store.trim(retention, TRIM_BATCH).await?;
+                let batch = store.trim(retention, TRIM_BATCH);
+                let batch = within("trimming the journal", timeout, batch).await?;
                 trimmed += batch;
                 if batch == 0 {
                     break;
@@ -282,10 +317,12 @@ impl Driver {
             self.session = Some((*session, listener));
             tracing::debug!(session, "the listening session is up");
         }
-        if matches!(input, Input::Disconnected { .. }) {
+        let lost = matches!(input, Input::Disconnected { .. });
+        // First said, then closed: a frozen connection takes its time, and readers are to know at once.
+        self.engine.feed(input);
+        if lost {
             self.hang_up().await;
         }
-        self.engine.feed(input);
     }
 
     async fn heard(&mut self, heard: Vec<Heard>) {
@@ -297,8 +334,8 @@ impl Driver {
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
                 Heard::Lost(why) => {
                     self.query = None;
-                    self.hang_up().await;
                     self.engine.feed(Input::Disconnected { session, why });
+                    self.hang_up().await;
                 }
             }
         }

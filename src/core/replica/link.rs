@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::io::{ResyncCause, SessionId};
-use crate::core::Cursor;
+use crate::core::{Cursor, Revision};
 
 /// How long a nonce may take to come back: 3 s is far above any healthy round trip.
 pub(super) const NONCE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) ear: Ear,
     /// When the head has to be looked at again.
     pub(super) check_at: Duration,
+    /// A revision that a check found before its notice, which may still be under way.
+    pub(super) untold: Option<Revision>,
     /// Whether a page of the journal is owed.
     pub(super) fetch: bool,
     /// No notice leads to a read before this, unless the last read brought something.
@@ -131,6 +133,7 @@ impl Session {
             query: Query::None,
             ear,
             check_at: now,
+            untold: None,
             fetch: false,
             quiet_until: now,
             answered: false,

@@ -19,6 +19,11 @@ impl Replica {
         let Some(session) = self.session(session) else {
             return;
         };
+        if let Some(Notice::Changed { epoch, revision }) = notice
+            && cursor.is_some_and(|cursor| cursor.epoch == epoch)
+        {
+            session.untold = session.untold.filter(|untold| *untold > revision);
+        }
         match notice {
             Some(Notice::Nonce(heard)) => {
                 if matches!(session.ear, Ear::Proving { nonce, .. } if nonce == heard) {
@@ -91,8 +96,9 @@ impl Replica {
             self.forked(asked);
             return;
         }
-        if head.revision > cursor.revision {
-            self.notice_missed(now, head.revision);
+        let ahead = (head.revision > cursor.revision).then_some(head.revision);
+        self.notice_missed(now, ahead);
+        if ahead.is_some() {
             self.quiet(now);
             self.fetch_soon();
         } else {
@@ -105,15 +111,19 @@ impl Replica {
         }
     }
 
-    /// A revision was found that no notice told of: the ear is put to the proof again.
-    fn notice_missed(&mut self, now: Duration, revision: Revision) {
-        let Link::Up(session) = &self.link else {
+    /// A check may find a revision before its notice. If the notice has not come by the next check either, it was
+    /// missed, and the ear is put to the proof again.
+    fn notice_missed(&mut self, now: Duration, ahead: Option<Revision>) {
+        let Link::Up(session) = &mut self.link else {
             return;
         };
-        if !matches!(session.ear, Ear::Proven) || session.fetch {
-            return;
-        }
+        let missed = session.untold.take();
+        session.untold = ahead.filter(|_| !session.fetch);
+        let proven = matches!(session.ear, Ear::Proven);
         let due = now >= session.proof_sent + PROOF_PAUSE;
+        let Some(revision) = missed.filter(|_| proven) else {
+            return;
+        };
         self.tell(Told::NoticeMissed { revision });
         if due {
             self.prove(now);

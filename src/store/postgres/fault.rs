@@ -85,15 +85,41 @@ fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
         SqlState::INVALID_TEXT_REPRESENTATION,
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
     ];
-    if json.contains(code) && items.len() == 1 {
+    if json.contains(code)
+        && let Some(item) = culprit(items)
+    {
         let error = ValueError::Syntax(format!("PostgreSQL cannot hold it ({})", db.message()));
-        return Kind::Value {
-            key: items[0].key.clone(),
-            error,
-        }
-        .into();
+        let key = item.key.clone();
+        return Kind::Value { key, error }.into();
     }
     refused(what, db)
+}
+
+/// The item whose value PostgreSQL cannot hold; its message does not name one.
+fn culprit(items: &[Item]) -> Option<&Item> {
+    let odd = |item: &&Item| {
+        let text = item.value.as_ref().map_or("", |value| value.as_json());
+        // Numbers and lone surrogates beyond Rust's bounds are the first to be beyond PostgreSQL's.
+        !text.is_empty()
+            && serde_json::from_str::<serde_json::Value>(text)
+                .map_or(true, |value| holds_nul(&value))
+    };
+    match items {
+        [only] => Some(only),
+        many => many.iter().find(odd),
+    }
+}
+
+fn holds_nul(value: &serde_json::Value) -> bool {
+    use serde_json::Value::{Array, Bool, Null, Number, Object, String};
+    match value {
+        String(text) => text.contains('\0'),
+        Array(items) => items.iter().any(holds_nul),
+        Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Null | Bool(_) | Number(_) => false,
+    }
 }
 
 /// The server's refusal of a statement: it had no effect.

@@ -235,7 +235,7 @@ fn refuse_standby(what: &str, row: &tokio_postgres::Row) -> Result<()> {
 }
 
 /// Gives a stream up that has stalled.
-async fn moving<T>(
+pub(super) async fn moving<T>(
     what: &str,
     next: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T> {

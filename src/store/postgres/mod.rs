@@ -9,6 +9,7 @@ mod address;
 pub(crate) mod admin;
 mod fault;
 pub(crate) mod identifier;
+mod lent;
 mod listener;
 pub(crate) mod migrate;
 mod queries;
@@ -25,7 +26,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, IsolationLevel, NoTls, Row};
 
 use self::identifier::{Names, QualifiedName};
-use self::listener::PgListener;
+use self::lent::Lent;
+use self::listener::{PgListener, moving};
 use self::migrate::Installed;
 use self::queries::Queries;
 use super::{Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
@@ -90,10 +92,10 @@ impl PostgresStore {
         })
     }
 
-    async fn client(&self, what: &str) -> Result<Object> {
-        self.pool
-            .get()
-            .await
+    async fn client(&self, what: &str) -> Result<Lent> {
+        let client = self.pool.get().await;
+        client
+            .map(Lent::new)
             .map_err(|error| fault::pool(what, &error))
     }
 
@@ -106,20 +108,25 @@ impl PostgresStore {
     /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
     /// database notifies.
     async fn prepare_schema(&self) -> Result<Prepared> {
-        // Not given back: a migration that is given up half-way must not leave its transaction in the pool.
-        let client = Object::take(self.client("connecting").await?);
-        let names = self.names(&client).await?;
+        let client = self.client("connecting").await?;
+        let prepared = self.prepare_on(&client).await;
+        client.give_back();
+        prepared
+    }
+
+    async fn prepare_on(&self, client: &Object) -> Result<Prepared> {
+        let names = self.names(client).await?;
         let settings = &self.settings;
-        let found = migrate::installed(&client, &names)
+        let found = migrate::installed(client, &names)
             .await
             .map_err(fault::migrate)?;
         let complete = matches!(&found, Installed::Yes { missing, .. } if missing.is_empty());
         let found = if settings.migrate && !complete {
-            let migrated = migrate::migrate(&client, &names, &settings.channel)
+            let migrated = migrate::migrate(client, &names, &settings.channel)
                 .await
                 .map_err(fault::migrate)?;
             report(&names, &migrated);
-            migrate::installed(&client, &names)
+            migrate::installed(client, &names)
                 .await
                 .map_err(fault::migrate)?
         } else {
@@ -176,10 +183,9 @@ impl PostgresStore {
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Option<Row>> {
         let client = self.client(what).await?;
-        let rows = client
-            .query_typed(sql, params)
-            .await
-            .map_err(|error| fault::read(what, &error))?;
+        let rows = client.query_typed(sql, params).await;
+        client.give_back();
+        let rows = rows.map_err(|error| fault::read(what, &error))?;
         Ok(rows.into_iter().next())
     }
 
@@ -243,7 +249,11 @@ impl Store for PostgresStore {
         let names = (&prepared.queries, prepared.channel.as_str());
         let listener = match &self.address {
             Some(address) => PgListener::connect(address, names.0, names.1).await?,
-            None => PgListener::deaf(Object::take(self.client("connecting").await?), names.0),
+            None => {
+                let kept = self.client("connecting").await?.keep();
+                let client = kept.ok_or_else(|| rows::strange("connecting"))?;
+                PgListener::deaf(client, names.0)
+            }
         };
         Ok(Arc::new(listener))
     }
@@ -252,9 +262,9 @@ impl Store for PostgresStore {
         let what = rows::what(&request.items);
         let deadline = tokio::time::sleep(self.settings.request_timeout);
         pin_mut!(deadline);
-        let prepared = self.prepared().await?;
-        let client = tokio::select! {
-            client = self.client(&what) => client?,
+        let ready = async { Ok::<_, Error>((self.prepared().await?, self.client(&what).await?)) };
+        let (prepared, client) = tokio::select! {
+            ready = ready => ready?,
             () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
         };
         let items = &request.items;
@@ -277,12 +287,9 @@ impl Store for PostgresStore {
         ];
         let answer = tokio::select! {
             answer = client.query_typed(&prepared.queries.write, &params) => answer,
-            () = &mut deadline => {
-                // Nobody else must wait behind this statement on this connection.
-                drop(Object::take(client));
-                return Err(fault::unknown(&what, "no answer in time"));
-            }
+            () = &mut deadline => return Err(fault::unknown(&what, "no answer in time")),
         };
+        client.give_back();
         let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
         rows::write_answer(items, &answer, self.instance)
             .ok_or_else(|| fault::unknown(&what, "the answer could not be understood"))
@@ -317,32 +324,9 @@ impl Store for PostgresStore {
         let what = "auditing the table";
         let queries = &self.prepared().await?.queries;
         let mut client = self.client(what).await?;
-        let failed = |error: tokio_postgres::Error| fault::read(what, &error);
-        let view = client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead)
-            .read_only(true);
-        let view = view.start().await.map_err(failed)?;
-        let head = view
-            .query_typed(&queries.head, &[(&0i64, Type::INT8)])
-            .await
-            .map_err(failed)?;
-        let cursor = head
-            .first()
-            .and_then(rows::cursor)
-            .ok_or_else(|| rows::strange(what))?;
-        let none: [(&(dyn ToSql + Sync), Type); 0] = [];
-        let entries = view
-            .query_typed_raw(&queries.fold, none)
-            .await
-            .map_err(failed)?;
-        pin_mut!(entries);
-        let mut fold = Fold::default();
-        while let Some(row) = entries.try_next().await.map_err(failed)? {
-            fold.add(row.get(0), row.get(1));
-        }
-        view.commit().await.map_err(failed)?;
-        Ok((cursor, fold.finish()))
+        let folded = fold(&mut client, queries, what).await;
+        client.give_back();
+        folded
     }
 
     async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
@@ -429,6 +413,7 @@ impl Store for PostgresStore {
             (&i64::from(limit), Type::INT8),
         ];
         let found = client.query_typed(&prepared.queries.history, &params).await;
+        client.give_back();
         Ok(rows::history(
             after,
             &found.map_err(|error| fault::read(what, &error))?,
@@ -440,6 +425,35 @@ impl Store for PostgresStore {
             self.pool.close();
         }
     }
+}
+
+/// Folds the table in one view of the database.
+async fn fold(client: &mut Object, queries: &Queries, what: &str) -> Result<(Cursor, Checksum)> {
+    let failed = |error: tokio_postgres::Error| fault::read(what, &error);
+    let view = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .read_only(true);
+    // A connection that died unnoticed shows here; the sort behind the first entry may take its time.
+    let view = moving(what, view.start()).await?;
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
+    let head = moving(what, view.query_typed(&queries.head, &params)).await?;
+    let cursor = head
+        .first()
+        .and_then(rows::cursor)
+        .ok_or_else(|| rows::strange(what))?;
+    let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+    let entries = view
+        .query_typed_raw(&queries.fold, none)
+        .await
+        .map_err(failed)?;
+    pin_mut!(entries);
+    let mut fold = Fold::default();
+    while let Some(row) = entries.try_next().await.map_err(failed)? {
+        fold.add(row.get(0), row.get(1));
+    }
+    view.commit().await.map_err(failed)?;
+    Ok((cursor, fold.finish()))
 }
 
 fn expected(item: &Item) -> Option<i64> {

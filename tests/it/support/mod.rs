@@ -10,6 +10,7 @@
     reason = "support code fails its test by panicking, and a test uses a part of it"
 )]
 
+pub(crate) mod deaf;
 pub(crate) mod fetch;
 #[cfg(feature = "cli")]
 pub(crate) mod http;

@@ -218,16 +218,30 @@ fn a_nonce_that_never_comes_back_means_polling_and_is_tried_again() {
 fn a_missed_notice_is_found_by_the_head_and_the_ear_is_proven_again() {
     let mut script = Script::ready();
     assert_eq!(script.pass(11_000), "head of 3");
-    assert_eq!(script.head(4, Some(3)), "missed 4; nonce; page after 3");
+    assert_eq!(script.head(4, Some(3)), "page after 3", "it may be late");
     script.page(Some(3), &[revision(4, &[])]);
+    assert_eq!(script.pass(2_100), "head of 4");
+    assert_eq!(script.head(4, Some(4)), "missed 4; nonce");
     assert!(why(script.replica.mode()).starts_with("poll"));
     assert_eq!(script.hear_nonce(), "proven");
-    script.pass(2_000);
-    let again = script.head(5, Some(4));
-    assert_eq!(
-        again, "missed 5; page after 4",
-        "at most one proof in ten seconds"
-    );
+    script.pass(2_100);
+    script.head(5, Some(4));
+    script.page(Some(4), &[revision(5, &[])]);
+    script.pass(2_100);
+    let again = script.head(5, Some(5));
+    assert_eq!(again, "missed 5", "at most one proof in ten seconds");
+}
+
+#[test]
+fn a_notice_that_comes_after_the_head_told_of_it_is_late_and_not_missed() {
+    let mut script = Script::ready();
+    assert_eq!(script.pass(11_000), "head of 3");
+    assert_eq!(script.head(4, Some(3)), "page after 3");
+    script.page(Some(3), &[revision(4, &[])]);
+    assert_eq!(script.notice(4), "");
+    script.pass(2_100);
+    assert_eq!(script.head(4, Some(4)), "");
+    assert_eq!(script.replica.mode(), Mode::Push);
 }
 
 #[test]

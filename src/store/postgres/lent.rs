@@ -1,0 +1,54 @@
+//! A connection of the pool while a statement is under way on it.
+//!
+//! Guarantees: a connection goes back to the pool only after its statement was answered. One that was given up (a deadline,
+//! a cancelled future) is closed instead: whoever got it next would wait behind that statement, or find itself within a
+//! transaction that nobody ends.
+
+use std::ops::{Deref, DerefMut};
+
+use deadpool_postgres::{ClientWrapper, Object};
+
+pub(super) struct Lent {
+    /// Empty only while it is being given back, kept or dropped.
+    client: Option<Object>,
+}
+
+impl Lent {
+    pub(super) fn new(client: Object) -> Self {
+        Self {
+            client: Some(client),
+        }
+    }
+
+    /// Returns the connection to its pool: everything asked on it was answered.
+    pub(super) fn give_back(mut self) {
+        drop(self.client.take());
+    }
+
+    /// Takes the connection out of its pool for good.
+    pub(super) fn keep(mut self) -> Option<ClientWrapper> {
+        self.client.take().map(Object::take)
+    }
+}
+
+#[expect(clippy::expect_used, reason = "whatever empties it consumes it")]
+impl Deref for Lent {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        self.client.as_ref().expect("lent")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "whatever empties it consumes it")]
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Object {
+        self.client.as_mut().expect("lent")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.client.take().map(Object::take));
+    }
+}

@@ -1,0 +1,219 @@
+//! What a writer is told when something goes wrong: applied, not applied, or unknown; and never the wrong one.
+
+use std::time::Duration;
+
+use sync_config::Value;
+use sync_config::prelude::*;
+
+use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
+use crate::support::deaf::DeafProxy;
+use crate::support::postgres::{TestDb, cluster};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::wait::{PATIENCE, eventually};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost_is_unknown_and_sending_it_again_makes_one_revision() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let settings = quick(Settings::new(db.url_through(&proxy)))
+        .listen_database_url(db.url())
+        .request_timeout(Duration::from_secs(2));
+    let service = start(settings).await;
+    let admin = db.client().await;
+    service.set("warm", 1).await.unwrap();
+    for round in 0..3u64 {
+        let batch = || {
+            Batch::new()
+                .put("k", round)
+                .idempotency_key(format!("round {round}"))
+        };
+        // A lock on the row keeps the statement at work in the database while its connection is cut.
+        run(&admin, "BEGIN; LOCK TABLE sync_config IN EXCLUSIVE MODE").await;
+        let before = head(&admin).await;
+        let (outcome, ()) = tokio::join!(service.write(batch()), async {
+            waiting_writer(&db).await;
+            proxy.cut().await;
+        });
+        let error = outcome.unwrap_err();
+        assert!(
+            error.is_outcome_unknown() && !error.is_retryable(),
+            "{error}"
+        );
+        run(&admin, "COMMIT").await;
+        let written = eventually("sent again", PATIENCE, async || {
+            service.write(batch()).await
+        })
+        .await;
+        assert_eq!(written.revision().get(), before + 1);
+        let again = service.write(batch()).await.unwrap();
+        assert!(again.replayed() && again.revision() == written.revision());
+        assert_eq!(head(&admin).await, before + 1, "at most one revision");
+    }
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+/// Waits until a statement of an instance waits for a lock.
+async fn waiting_writer(db: &TestDb) {
+    let client = db.client().await;
+    eventually("a waiting writer", PATIENCE, async || {
+        let waiting: i64 = one(
+            &client,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .await;
+        (waiting > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_does_not_come_is_unknown_at_the_deadline_and_harms_no_later_write() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let settings = quick(Settings::new(db.url_through(&proxy)))
+        .listen_database_url(db.url())
+        .max_connections(2)
+        .request_timeout(Duration::from_secs(1));
+    let service = start(settings).await;
+    service.set("k", 0).await.unwrap();
+    proxy.set(Mode::BlackholeToClient).await;
+    let error = service.set("k", 1).await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    // It did arrive: the journal tells this instance what its own writer could not.
+    eventually("the write", PATIENCE, async || {
+        (service.get_i64("k", 0) == 1).then_some(())
+    })
+    .await;
+    proxy.set(Mode::Pass).await;
+    let written = service
+        .set("k", 2)
+        .await
+        .expect("the bad connection is not used again");
+    assert_eq!(written.revision().get(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_connections_of_the_pool_are_replaced_and_never_add_up() {
+    let db = TestDb::new().await;
+    let proxy = DeafProxy::to(cluster().address()).await;
+    let settings = quick(Settings::new(proxy.url(db.url())))
+        .listen_database_url(db.url())
+        .heartbeat_interval(Duration::from_millis(200))
+        .max_connections(2)
+        .request_timeout(Duration::from_secs(1));
+    let service = start(settings).await;
+    tokio::join!(service.set("a", 0), service.set("b", 0))
+        .0
+        .unwrap();
+    let sent = eventually("a heartbeat", PATIENCE, async || {
+        service.status().heartbeat.last_sent
+    })
+    .await;
+    proxy.forget_connections();
+    // Heartbeats and audits get stuck on the two connections of the pool, and must not come back to them.
+    eventually("heartbeats again", Duration::from_secs(5), async || {
+        service
+            .status()
+            .heartbeat
+            .last_sent
+            .filter(|last| *last > sent)
+    })
+    .await;
+    let written = eventually("a write", Duration::from_secs(3), async || {
+        service.set("k", 1).await
+    })
+    .await;
+    assert!(written.changed());
+    eventually("heartbeats and audits again", PATIENCE, async || {
+        let heartbeat = service.status().heartbeat;
+        (heartbeat.last_sent > Some(sent) && heartbeat.last_audit > Some(sent)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exhausted_pool_refuses_in_time_and_says_that_nothing_was_written() {
+    let db = TestDb::new().await;
+    let manager = deadpool_postgres::Manager::new(db.url().parse().unwrap(), tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager)
+        .max_size(1)
+        .build()
+        .unwrap();
+    let settings = quick(Settings::default())
+        .listen_database_url(db.url())
+        .request_timeout(Duration::from_millis(500));
+    let service = Builder::new(settings)
+        .pool(pool.clone())
+        .start()
+        .await
+        .unwrap();
+    let taken = pool.get().await.unwrap();
+    let error = service.set("k", 1).await.unwrap_err();
+    assert!(error.is_unavailable() && error.is_retryable(), "{error}");
+    drop(taken);
+    assert_eq!(
+        service.set("k", 2).await.unwrap().revision().get(),
+        1,
+        "not applied, ever"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_postgresql_cannot_hold_is_invalid_input_and_its_key_is_named() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let error = service.set("nul:key", "a\u{0}b").await.unwrap_err();
+    assert!(
+        error.is_invalid_input() && error.to_string().contains("nul:key"),
+        "{error}"
+    );
+    let batch = Batch::new()
+        .put("fine", 1)
+        .put("nul:key", vec!["x", "secret\u{0}"])
+        .put("fine too", 2);
+    let error = service.write(batch).await.unwrap_err();
+    assert!(
+        error.is_invalid_input() && error.to_string().contains("nul:key"),
+        "{error}"
+    );
+    assert!(!error.to_string().contains("secret"), "{error}");
+    // A backslash before it makes it six harmless characters.
+    assert!(service.set("harmless", "\\u0000").await.unwrap().changed());
+    for text in ["1e2000000", "\"\\ud800\""] {
+        let value = Value::parse(text).expect("JSON, by its grammar");
+        let batch = Batch::new()
+            .put("fine", 1)
+            .put_value("odd:key", value, None);
+        let error = service.write(batch).await.unwrap_err();
+        assert!(
+            error.is_invalid_input() && error.to_string().contains("odd:key"),
+            "{error}"
+        );
+    }
+    assert_eq!(rows(&db.client().await).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_expands_beyond_the_bound_is_too_large_and_its_key_is_named() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let bomb = format!("[{}]", vec!["1e131071"; 100].join(","));
+    let error = service
+        .set_value("bomb", Value::parse(&bomb).unwrap())
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_too_large() && error.to_string().contains("bomb"),
+        "{error}"
+    );
+    let batch = Batch::new()
+        .put("a", 1)
+        .put_value("bomb", Value::parse(&bomb).unwrap(), None);
+    let error = service.write(batch).await.unwrap_err();
+    assert!(
+        error.is_too_large() && error.to_string().contains("bomb"),
+        "{error}"
+    );
+    assert!(error.to_string().len() < 300, "the value is no part of it");
+    assert!(rows(&db.client().await).await.is_empty());
+}
