@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each example uses a part")]
 
 #[path = "../../src/local_postgres.rs"]
-#[allow(unused_imports, unreachable_pub, reason = "the server uses the rest")]
 mod local_postgres;
 
 /// A database to play with.

@@ -112,7 +112,7 @@ impl Driver {
         let timeout = self.intervals.request_timeout;
         match action {
             Action::Connect { session, listen } => {
-                self.query = Some(Box::pin(connect(self.store.clone(), session, listen)))
+                self.query = Some(Box::pin(connect(self.store.clone(), session, listen)));
             }
             Action::Listen { session } => self.listen(session),
             Action::CheckHead { session, own } => self.ask(session, move |listener| async move {
@@ -144,7 +144,7 @@ impl Driver {
                         }
                     }
                     within("sending a nonce", timeout, store.notify(&text)).await
-                })
+                });
             }
             Action::SendHeartbeat { notice } => {
                 self.aside("sending a heartbeat", move |store, engine| async move {
@@ -157,14 +157,14 @@ impl Driver {
                     engine.book.open().heartbeat.last_sent = Some(super::clock::wall());
                     tracing::debug!("heartbeat sent");
                     Ok(())
-                })
+                });
             }
             Action::Audit { again } => self.audit(again),
             Action::ReportAudit { revision, checksum } => self.report_audit(revision, checksum),
             Action::Reconcile { keys } => {
                 self.aside("numbering altered rows", move |store, _| async move {
                     within("numbering altered rows", timeout, number(&*store, &keys)).await
-                })
+                });
             }
             Action::RotateEpoch { expected } => {
                 self.aside("beginning a new epoch", move |store, engine| async move {
@@ -176,7 +176,7 @@ impl Driver {
                     .await;
                     engine.feed(Input::Rotated);
                     rotated
-                })
+                });
             }
             // The engine has carried these out.
             Action::Publish(_) | Action::ResyncDone { .. } | Action::Tell(_) => {}

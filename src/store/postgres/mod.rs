@@ -350,6 +350,7 @@ impl Store for PostgresStore {
         let prepared = self.prepared().await?;
         let client = self.client(what).await?;
         let found = client.query_typed(&prepared.queries.altered, &[]).await;
+        client.give_back();
         let found = found.map_err(|error| fault::read(what, &error))?;
         let row = |row: &Row| {
             (
