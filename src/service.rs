@@ -264,7 +264,8 @@ impl SyncConfig for ConfigService {
         };
         let answer = self.store.write(&request).await?;
         let (epoch, revision, id) = (answer.epoch, answer.journaled.revision, answer.journaled.id);
-        let visible = if answer.changed {
+        // A replay tells the values of now, which may be of later revisions: it is fetched like any other news.
+        let visible = if answer.changed && !answer.replayed {
             self.engine
                 .committed(
                     Committed {
@@ -276,12 +277,8 @@ impl SyncConfig for ConfigService {
                 )
                 .await
         } else {
-            // It was there already: perhaps by another instance's write that has not reached this one.
-            let target = Target {
-                revision,
-                epoch: Some(epoch),
-            };
-            self.engine.reached_by(target, deadline).await
+            // What it found there already may not have reached this instance yet.
+            self.engine.shows(epoch, revision, false, deadline).await
         };
         let cursor = Cursor {
             epoch,

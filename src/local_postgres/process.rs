@@ -8,7 +8,7 @@ use std::{fs, io};
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) parent: u32,
-    /// Stopped by a signal.
+    /// Stopped by a signal; or ended, and waiting for a stopped parent to take notice.
     pub(super) stopped: bool,
 }
 
@@ -45,6 +45,6 @@ fn process(pid: &str, parent: &str, state: &str) -> Option<Process> {
     Some(Process {
         pid: pid.parse().ok()?,
         parent: parent.parse().ok()?,
-        stopped: state.starts_with('T'),
+        stopped: state.starts_with(['T', 'Z', 'X']),
     })
 }

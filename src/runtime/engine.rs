@@ -16,7 +16,7 @@ use super::cache::Cache;
 use super::clock::Clock;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
-use crate::core::{Checksum, Cursor, Replica, Revision, Snapshot};
+use crate::core::{Checksum, Cursor, Epoch, Replica, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
 use crate::subscription::{Callback, Event, Filter, SubscriptionId};
@@ -114,20 +114,40 @@ impl Engine {
         committed: Committed,
         deadline: tokio::time::Instant,
     ) -> bool {
-        let target = Target {
-            revision: committed.journaled.revision,
-            epoch: Some(committed.epoch),
-        };
+        let (epoch, revision) = (committed.epoch, committed.journaled.revision);
         self.book.open().counters.writes += 1;
+        let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
         self.feed(Input::Committed(committed));
-        self.reached_by(target, deadline).await
+        self.shows(epoch, revision, followed, deadline).await
     }
 
-    /// Waits until reads show a revision, at most until `deadline`.
-    pub(crate) async fn reached_by(&self, target: Target, deadline: tokio::time::Instant) -> bool {
-        tokio::time::timeout_at(deadline, self.sought(target))
+    /// Waits until reads show what the database answered a write with, at most until `deadline`. `followed` says that its
+    /// epoch was shown before.
+    pub(crate) async fn shows(
+        &self,
+        epoch: Epoch,
+        revision: Revision,
+        mut followed: bool,
+        deadline: tokio::time::Instant,
+    ) -> bool {
+        let mut shown = self.shown.subscribe();
+        let epoch = Some(epoch);
+        let seen = async {
+            loop {
+                let cursor = *shown.borrow_and_update();
+                followed |= cursor.map(|cursor| cursor.epoch) == epoch;
+                match self.sought(Target { revision, epoch }).await {
+                    // Its epoch was shown and has ended: what is shown now was read after the write.
+                    Err(error) if error.is_other_epoch() && followed => return true,
+                    // It stands on a newer history than the one shown, which is on its way.
+                    Err(error) if error.is_other_epoch() && shown.changed().await.is_ok() => {}
+                    reached => return reached.is_ok(),
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline, seen)
             .await
-            .is_ok_and(|reached| reached.is_ok())
+            .unwrap_or(false)
     }
 
     /// Waits until a revision is shown.

@@ -65,13 +65,19 @@ pub(crate) async fn alter(client: &Client, sql: &str) {
     run(client, &format!("BEGIN; {off}; {sql}; {on}; COMMIT")).await;
 }
 
-/// The one value of a query.
+/// Ends the backends of an instance by its name, and says how many there were.
+pub(crate) async fn terminate(client: &Client, name: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = '{name}'"
+    );
+    one(client, &sql).await
+}
+
+/// The first value of a query.
 pub(crate) async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
-    client
-        .query_one(sql, &[])
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-        .get(0)
+    let rows = client.query(sql, &[]).await;
+    rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"))[0].get(0)
 }
 
 /// The table's newest revision.

@@ -5,25 +5,14 @@ use std::time::Duration;
 
 use sync_config::Mode as How;
 use sync_config::prelude::*;
-use tokio_postgres::Client;
 
 use crate::fleet::{Fleet, Seen, in_step, record, until_status};
 use crate::ground::{
-    changed_revisions, equal_to_the_table, one, quick, rows, run, start, until_push,
+    changed_revisions, equal_to_the_table, one, quick, rows, run, start, terminate, until_push,
 };
-use crate::support::deaf::DeafProxy;
 use crate::support::postgres::{OwnCluster, TestDb, cluster};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, eventually};
-
-/// Ends the listening backends of an instance by its name.
-async fn terminate(client: &Client, name: &str) -> i64 {
-    let sql = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name = '{name}'"
-    );
-    one(client, &sql).await
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_whose_backend_is_terminated_again_and_again_loses_nothing() {
@@ -266,117 +255,6 @@ async fn a_slow_network_delays_news_and_loses_none() {
     assert_eq!(status.counters.sessions_lost, 0, "slow is not lost");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_without_notifications_polls_says_why_and_loses_nothing() {
-    let db = TestDb::new().await;
-    let proxy = DeafProxy::to(cluster().address()).await;
-    proxy.deafen();
-    let direct = quick(Settings::new(db.url()));
-    let writer = start(direct.clone()).await;
-    let reader =
-        start(direct.listen_database_url(format!("{}?application_name=ears", proxy.url(db.url()))))
-            .await;
-    let status = reader.status();
-    assert_eq!(status.mode, How::Poll, "the start waits until it is known");
-    assert!(status.reason.unwrap().contains("did not come back"));
-    let seen = record(&reader, Filter::all());
-    for number in 0..20 {
-        writer.set("k", number).await.unwrap();
-    }
-    let events = seen
-        .until("all", |seen| changed_revisions(seen).len() >= 20)
-        .await;
-    assert_eq!(changed_revisions(&events), (1..=20).collect::<Vec<_>>());
-    assert!(proxy.swallowed() >= 20 && proxy.passed() == 0);
-
-    proxy.heal();
-    assert_eq!(terminate(&db.client().await, "ears").await, 1);
-    until_push(&reader).await;
-    let written = writer.set("k", "pushed").await.unwrap();
-    in_step(&[&writer, &reader], written.revision()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_goes_deaf_later_is_found_out_by_what_it_misses() {
-    let db = TestDb::new().await;
-    let proxy = DeafProxy::to(cluster().address()).await;
-    let direct = quick(Settings::new(db.url()));
-    let writer = start(direct.clone()).await;
-    let reader = start(direct.listen_database_url(proxy.url(db.url()))).await;
-    assert_eq!(reader.status().mode, How::Push);
-    proxy.deafen();
-    // A session is put to the proof again 10 s after the last one at the earliest.
-    let seen = record(&reader, Filter::all());
-    eventually("poll", PATIENCE, async || {
-        let written = writer.set("k", seen.seen().len()).await.unwrap();
-        let revision = written.revision().get();
-        seen.until("the change", |seen| {
-            seen.last().is_some_and(|seen| seen.revision() == revision)
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(250)).await; // beyond a check
-        let status = reader.status();
-        let deaf = status
-            .reason
-            .as_deref()
-            .is_some_and(|why| why.contains("did not come back"));
-        if status.mode == How::Poll && deaf {
-            Ok(())
-        } else {
-            Err(format!("{status:?}"))
-        }
-    })
-    .await;
-    assert!(reader.status().counters.notices_missed > 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_lost_notice_is_found_at_the_next_head_check_and_counted() {
-    let db = TestDb::new().await;
-    let proxy = DeafProxy::to(cluster().address()).await;
-    let direct = quick(Settings::new(db.url()));
-    let writer = start(direct.clone()).await;
-    let reader = start(direct.listen_database_url(proxy.url(db.url()))).await;
-    let seen = record(&reader, Filter::all());
-    proxy.swallow(1);
-    writer.set("k", 1).await.unwrap();
-    let limit = Duration::from_secs(3);
-    seen.until_within("the change, by the check", limit, |seen| seen.len() == 1)
-        .await;
-    assert_eq!(proxy.swallowed(), 1);
-    until_status(&reader, "the missed notice counted", |status| {
-        status.counters.notices_missed == 1
-    })
-    .await;
-    writer.set("k", 2).await.unwrap();
-    let events = seen.until("the next", |seen| seen.len() == 2).await;
-    assert_eq!(changed_revisions(&events), [1, 2]);
-    assert_eq!(until_push(&reader).await.counters.notices_missed, 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_notifications_instances_poll_and_converge() {
-    let db = TestDb::new().await;
-    let settings = quick(Settings::new(db.url())).enable_notification(false);
-    let (one, two) = (start(settings.clone()).await, start(settings).await);
-    let status = two.status();
-    assert_eq!(status.mode, How::Poll);
-    assert_eq!(
-        status.reason.as_deref(),
-        Some("notifications are switched off")
-    );
-    let seen = record(&two, Filter::all());
-    for number in 0..10 {
-        one.set("k", number).await.unwrap();
-    }
-    let events = seen
-        .until("all", |seen| changed_revisions(seen).len() >= 10)
-        .await;
-    assert_eq!(changed_revisions(&events), (1..=10).collect::<Vec<_>>());
-    equal_to_the_table(&[&one, &two], &db.client().await).await;
-    assert_eq!(two.status().counters.notices_missed, 0, "none was expected");
-}
-
 fn pool(url: &str, size: usize) -> deadpool_postgres::Pool {
     let manager = deadpool_postgres::Manager::new(url.parse().unwrap(), tokio_postgres::NoTls);
     deadpool_postgres::Pool::builder(manager)
@@ -438,4 +316,41 @@ async fn a_transaction_of_any_size_arrives_as_one_revision() {
         assert_eq!((*found, changes.len()), (revision, size));
     }
     equal_to_the_table(&[&reader], &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_database_without_statistics_following_costs_no_compilation() {
+    let db = TestDb::new().await;
+    let writer = start(quick(Settings::new(db.url()))).await;
+    for number in 0..40 {
+        writer.set("k", number).await.unwrap();
+    }
+    let client = db.client().await;
+    let threshold: f64 = one(&client, "SELECT current_setting('jit_above_cost')::float8").await;
+    for (query, sql) in [
+        ("head", include_str!("../../sql/postgres/queries/head.sql")),
+        ("page", include_str!("../../sql/postgres/queries/page.sql")),
+        (
+            "history",
+            include_str!("../../sql/postgres/queries/history.sql"),
+        ),
+        (
+            "entries",
+            include_str!("../../sql/postgres/queries/entries.sql"),
+        ),
+    ] {
+        let names = sync_config::schema::QualifiedName::parse("public", "sync_config").unwrap();
+        let sql = sync_config::schema::Names::new(names).render(sql);
+        let sql = sql.replace("$1", "39").replace("$2", "100");
+        let plan: String = one(&client, &format!("EXPLAIN {sql}")).await;
+        let cost = plan
+            .split("..")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .unwrap();
+        assert!(
+            cost.parse::<f64>().unwrap() < threshold / 10.0,
+            "{query}: {plan}"
+        );
+    }
 }

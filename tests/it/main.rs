@@ -10,6 +10,8 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod contract;
+mod convergence;
+mod deaf_sessions;
 mod documents;
 mod fleet;
 mod ground;
@@ -17,6 +19,7 @@ mod heartbeat;
 mod layers;
 mod lifecycle;
 mod listener_faults;
+mod lost_history;
 mod schema;
 mod schema_adopt;
 mod schema_commit;
@@ -24,6 +27,7 @@ mod schema_maintain;
 mod schema_roles;
 mod schema_store;
 mod schema_write;
+mod seed_faults;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]

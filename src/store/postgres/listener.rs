@@ -35,6 +35,7 @@ type Held = Box<dyn DerefMut<Target = Client> + Send + Sync>;
 
 pub(super) struct PgListener {
     client: Mutex<Option<Held>>,
+    hold: String,
     head: String,
     page: String,
     entries: String,
@@ -95,6 +96,7 @@ impl PgListener {
     ) -> Self {
         Self {
             client: Mutex::new(Some(client)),
+            hold: queries.hold.clone(),
             head: queries.head.clone(),
             page: queries.page.clone(),
             entries: queries.entries.clone(),
@@ -171,6 +173,7 @@ impl Listener for PgListener {
             .isolation_level(IsolationLevel::RepeatableRead)
             .read_only(true);
         let view = moving(what, view.start()).await?;
+        moving(what, view.batch_execute(&self.hold)).await?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
         let head = moving(what, view.query_typed(&self.head, &params)).await?;
         let row = head.first().ok_or_else(|| rows::strange(what))?;

@@ -437,6 +437,7 @@ async fn fold(client: &mut Object, queries: &Queries, what: &str) -> Result<(Cur
         .read_only(true);
     // A connection that died unnoticed shows here; the sort behind the first entry may take its time.
     let view = moving(what, view.start()).await?;
+    view.batch_execute(&queries.hold).await.map_err(failed)?;
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
     let head = moving(what, view.query_typed(&queries.head, &params)).await?;
     let cursor = head

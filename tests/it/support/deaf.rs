@@ -120,7 +120,7 @@ async fn messages(
     shared: &Shared,
 ) -> io::Result<()> {
     let mut from = tokio::io::BufReader::new(from);
-    let mut message = Vec::new();
+    let mut message = vec![0; 5];
     loop {
         message.resize(5, 0);
         from.read_exact(&mut message).await?;
