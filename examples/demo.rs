@@ -18,7 +18,7 @@ use sync_config::{Mode, Status};
     reason = "a demonstration prints and measures"
 )]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let database = common::database();
+    let database = common::database()?;
     let url = database.url.as_str();
     let table = format!("demo_{}", std::process::id());
     let settings = Settings::new(url)
@@ -71,13 +71,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     until(two, "the loss is noticed", |status| {
         status.counters.sessions_lost > lost
     })
-    .await;
+    .await?;
     let killed = Instant::now();
     let written = one.set("limit:login", 200).await?;
     until(two, "the listener is back", |status| {
         status.mode == Mode::Push && status.revision >= written.revision()
     })
-    .await;
+    .await?;
     println!(
         "4. The listeners' connections are killed. Instance 2 listens again {:?} later and reads {}.",
         killed.elapsed(),
@@ -99,7 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         until(instance, "the audit heals it", |_| {
             instance.get_i64("limit:login", 0) == 300
         })
-        .await;
+        .await?;
         println!(
             "   Instance {number} is healed by the heartbeat's audit and reads 300 at revision {}.",
             instance.status().revision
@@ -137,12 +137,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Looks at an instance until a condition holds, for 15 s at most.
-async fn until(instance: &Arc<ConfigService>, what: &str, holds: impl Fn(&Status) -> bool) {
+async fn until(
+    instance: &Arc<ConfigService>,
+    what: &str,
+    holds: impl Fn(&Status) -> bool,
+) -> Result<(), String> {
     for _ in 0..1_500 {
         if holds(&instance.status()) {
-            return;
+            return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what}: {:?}", instance.status());
+    Err(format!("{what}: {:?}", instance.status()))
 }

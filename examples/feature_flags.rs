@@ -34,7 +34,7 @@ impl FeatureFlags {
     reason = "an example prints what a reader should see"
 )]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let database = common::database();
+    let database = common::database()?;
     let admin: Arc<dyn SyncConfig> = sync_config::connect(&database.url).await?;
     let web: Arc<dyn SyncConfig> = sync_config::connect(&database.url).await?;
     admin.delete("feature:new_ui").await?;

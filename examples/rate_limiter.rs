@@ -48,7 +48,7 @@ impl RateLimiter {
     reason = "an example prints what a reader should see"
 )]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let database = common::database();
+    let database = common::database()?;
     let admin = sync_config::connect(&database.url).await?;
     let gateway = sync_config::connect(&database.url).await?;
     admin.delete("rate_limit:/api/login").await?;

@@ -34,6 +34,7 @@ mod home;
 mod process;
 
 use account::Account;
+pub use account::running_as_root;
 pub use binaries::{Binaries, all_binaries, find_binaries, install_hint};
 use guard::{Guard, PidFile, Plan, StartError};
 use home::SUPERUSER;

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each example uses a part")]
 
 #[path = "../../src/local_postgres.rs"]
-#[allow(unused_imports, unreachable_pub, reason = "the server uses the rest")]
 mod local_postgres;
 
 /// A database to play with.
@@ -14,18 +13,16 @@ pub(crate) struct Database {
 }
 
 /// Finds a database, or starts one.
-pub(crate) fn database() -> Database {
+pub(crate) fn database() -> Result<Database, Box<dyn std::error::Error>> {
     if let Ok(url) = std::env::var("DATABASE_URL") {
-        return Database { url, server: None };
+        return Ok(Database { url, server: None });
     }
-    let binaries = local_postgres::find_binaries()
-        .unwrap_or_else(|| panic!("{}", local_postgres::install_hint()));
-    let server =
-        local_postgres::LocalPostgres::temporary(&binaries).expect("a private PostgreSQL starts");
-    Database {
+    let binaries = local_postgres::find_binaries().ok_or_else(local_postgres::install_hint)?;
+    let server = local_postgres::LocalPostgres::temporary(&binaries)?;
+    Ok(Database {
         url: server.url("postgres"),
         server: Some(server),
-    }
+    })
 }
 
 /// Runs plain SQL, as psql would, on a connection that has nothing to do with the library.

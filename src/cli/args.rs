@@ -182,7 +182,8 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where pg-local keeps its data [default: $XDG_DATA_HOME/sync-config or ~/.local/share/sync-config].
+    /// Where pg-local keeps its data [default: $XDG_DATA_HOME/sync-config, else
+    /// ~/.local/share/sync-config, for root /var/lib/sync-config].
     #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
     pub(super) data: Option<std::path::PathBuf>,
     /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address

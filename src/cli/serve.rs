@@ -3,6 +3,7 @@
 //! Guarantees: the first log line says which store is served and where; the first SIGTERM or SIGINT lets requests end and
 //! leads to exit code 0, a second one ends the process at once; the database may be away at the start.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 
 use super::args::{LogFormat, Serve, Store};
 use super::{Failure, log};
-use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
+use crate::local_postgres::{LocalPostgres, find_binaries, install_hint, running_as_root};
 use crate::server::{self, Options};
 use crate::service::Builder;
 use crate::settings::Settings;
@@ -75,7 +76,7 @@ impl Place {
                 "--store postgres needs a database; set DATABASE_URL=postgres://user@host:5432/database"
                     .to_owned(),
             )),
-            Store::PgLocal => match options.data.clone().or_else(data_dir) {
+            Store::PgLocal => match options.data.clone().or_else(default_data) {
                 Some(dir) => Ok(Self::Local(dir)),
                 None => Err(Failure::Usage(
                     "there is no home directory to keep data in; name one with --data".to_owned(),
@@ -123,13 +124,24 @@ impl Place {
     }
 }
 
-/// Where programs of this user keep their data.
-fn data_dir() -> Option<PathBuf> {
+fn default_data() -> Option<PathBuf> {
+    data_dir(|name| std::env::var_os(name), running_as_root())
+}
+
+/// Where programs of this user keep their data. Root's PostgreSQL runs under another account, which root's own home
+/// directory is closed to.
+fn data_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
     let absolute = |name| {
-        let dir = PathBuf::from(std::env::var_os(name)?);
+        let dir = PathBuf::from(variable(name)?);
         dir.is_absolute().then_some(dir)
     };
-    let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+    let base = absolute("XDG_DATA_HOME").or_else(|| {
+        if root {
+            Some(PathBuf::from("/var/lib"))
+        } else {
+            Some(absolute("HOME")?.join(".local/share"))
+        }
+    });
     Some(base?.join("sync-config"))
 }
 
@@ -183,4 +195,31 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 fn io(error: std::io::Error) -> Failure {
     Failure::Other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_kept_where_the_platform_says() {
+        let dir = |variables: &[(&str, &str)], root| {
+            let found = |name: &str| variables.iter().find(|(given, _)| *given == name);
+            let dir = data_dir(|name| found(name).map(|(_, value)| value.into()), root);
+            dir.map(|dir| dir.display().to_string())
+        };
+        let home = ("HOME", "/home/u");
+        let own = Some("/home/u/.local/share/sync-config".to_owned());
+        assert_eq!(dir(&[home], false), own);
+        assert_eq!(dir(&[home, ("XDG_DATA_HOME", "relative")], false), own);
+        let given = Some("/data/sync-config".to_owned());
+        for root in [false, true] {
+            assert_eq!(dir(&[home, ("XDG_DATA_HOME", "/data")], root), given);
+        }
+        assert_eq!(
+            dir(&[("HOME", "/root")], true).as_deref(),
+            Some("/var/lib/sync-config")
+        );
+        assert_eq!(dir(&[], false), None);
+    }
 }

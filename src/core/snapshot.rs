@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn an_empty_snapshot_answers_like_any_other() {
         let none = snapshot(&[]);
-        assert!(none.is_empty() && none.len() == 0 && none.get("a").is_none());
+        assert!(none.is_empty() && none.is_empty() && none.get("a").is_none());
         assert!(none.prefixed("").is_empty());
         assert_eq!(none.checksum(), Checksum::new(0));
     }

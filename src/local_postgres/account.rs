@@ -92,7 +92,7 @@ impl Account {
     }
 }
 
-fn running_as_root() -> bool {
+pub fn running_as_root() -> bool {
     match fs::metadata("/proc/self") {
         Ok(process) => process.uid() == 0,
         Err(_) => Command::new("id")

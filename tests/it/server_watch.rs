@@ -369,7 +369,7 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
     let mut copy = BTreeMap::new();
     apply(&mut copy, &reader.next().await.unwrap());
     // More revisions than the queue holds, and more bytes than sockets do.
-    for round in 0..600 {
+    for round in 0..400 {
         let sql = format!(
             "INSERT INTO sync_config VALUES ('k{}', to_jsonb(repeat('{}', 60000))) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
             round % 3,
@@ -388,7 +388,7 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
     let mut slow = Watch::over(tcp).await;
     let mut late = BTreeMap::new();
     let mut revision = None;
-    while revision != Some(600) {
+    while revision != Some(400) {
         let message = slow.news().await;
         let expected = revision.map_or(message.revision(), |before| before + 1);
         assert!(message.event == "snapshot" || message.revision() == expected);

@@ -18,6 +18,10 @@ pub(super) const PROOF_PAUSE: Duration = Duration::from_secs(10);
 pub(super) const EMPTY_READ_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is up nearly always"
+)]
 pub(super) enum Link {
     /// Nothing is open; the next attempt is due at a time.
     Waiting {

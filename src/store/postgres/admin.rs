@@ -2,10 +2,10 @@
 //!
 //! Guarantees what [`super::migrate`] does. It uses the store's own way to connect and to find the table.
 
-use deadpool_postgres::Object;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::identifier::{Names, QualifiedName};
+use super::lent::Lent;
 use super::migrate::{self, Migrated};
 use super::queries::Queries;
 use super::{PostgresStore, fault, rows};
@@ -88,7 +88,7 @@ impl Admin {
         Ok((old, new.ok_or_else(|| rows::strange(what))?))
     }
 
-    async fn connect(&self) -> Result<(Object, Names)> {
+    async fn connect(&self) -> Result<(Lent, Names)> {
         let client = self.store.client("connecting").await?;
         let names = self.store.names(&client).await?;
         Ok((client, names))
