@@ -309,8 +309,12 @@ impl Engine {
                 self.book.open().counters.revisions += 1;
                 (set.cursor(), Event::Changed(set))
             }
-            Publication::Resynced { set, now, .. } => {
-                self.cache.replace(&now);
+            Publication::Resynced { set, now, cause } => {
+                if cause.replaces() {
+                    self.cache.replace(&now);
+                } else {
+                    self.cache.apply(&set, &[]);
+                }
                 self.snapshot.store(Some(now));
                 (set.cursor(), Event::Resynced(set))
             }

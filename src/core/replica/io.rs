@@ -174,10 +174,6 @@ pub(crate) enum Publication {
     Resynced {
         set: Arc<ChangeSet>,
         now: Arc<Snapshot>,
-        #[cfg_attr(
-            not(test),
-            expect(dead_code, reason = "what the core's tests judge by")
-        )]
         cause: ResyncCause,
     },
 }
