@@ -147,7 +147,7 @@ impl Error {
         matches!(*self.0, Kind::Decode(_))
     }
 
-    /// The role lacks a right, or the database is read-only.
+    /// The role lacks a right.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(*self.0, Kind::Denied { .. })

@@ -77,7 +77,8 @@ impl Builder {
     }
 
     /// Writes through a pool of the application's, which is not closed at shutdown. The listening session takes its
-    /// address from the settings' `listen_database_url`, else `database_url`, else from the pool's own manager.
+    /// address from the settings' `listen_database_url`, else `database_url`; they have to lead to the same store. Without
+    /// either, a connection taken from the pool polls.
     #[must_use]
     pub fn pool(mut self, pool: deadpool_postgres::Pool) -> Self {
         self.source = Source::Pool(pool);

@@ -100,7 +100,7 @@ pub const SPECS: &[Spec] = &[
     spec("poll_jitter", "SYNC_CONFIG_POLL_JITTER", "1s", "0s to 1h", "up to this much is added to `poll_interval`; also read as `jitter_max`"),
     spec("event_retention", "SYNC_CONFIG_EVENT_RETENTION", "1day", "1s to 3650days", "how long the journal keeps revisions"),
     spec("cleanup_interval", "SYNC_CONFIG_CLEANUP_INTERVAL", "1h", "100ms to 7days", "how often one of the fleet trims the journal"),
-    spec("request_timeout", "SYNC_CONFIG_REQUEST_TIMEOUT", "10s", "100ms to 10m", "how long a write or a resync may take"),
+    spec("request_timeout", "SYNC_CONFIG_REQUEST_TIMEOUT", "10s", "100ms to 10m", "how long a write, a resync or the first load may take"),
     spec("max_connections", "SYNC_CONFIG_MAX_CONNECTIONS", "4", "1 to 1000", "the size of the service's own pool; one more connection listens"),
     spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
     spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),

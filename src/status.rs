@@ -84,7 +84,7 @@ pub struct Counters {
     pub revisions: u64,
     /// Writes of this instance that were applied.
     pub writes: u64,
-    /// Sessions with the database that were lost.
+    /// Sessions with the database that were lost, and attempts to open one that failed.
     pub sessions_lost: u64,
     /// Revisions found by a check although no notice had told of them.
     pub notices_missed: u64,

@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -29,6 +31,9 @@ const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A nonce that fails to be sent costs a minute of polling, so that a few stale connections of the pool may not do that.
 const NONCE_ATTEMPTS: u32 = 5;
+
+/// The first turn comes soon, so that a fleet that is often started anew trims too.
+const FIRST_CLEANUP: Duration = Duration::from_secs(60);
 
 /// Revisions trimmed in one transaction: short enough that no writer notices.
 const TRIM_BATCH: u32 = 1_000;
@@ -52,6 +57,8 @@ pub(crate) struct Driver {
     actions: mpsc::UnboundedReceiver<Action>,
     intervals: Intervals,
     session: Option<(SessionId, Arc<dyn Listener>)>,
+    /// The session that was asked for last.
+    newest: SessionId,
     /// The connection attempt or the query in flight.
     query: Option<Query>,
     /// Work on other connections than the session.
@@ -69,13 +76,15 @@ impl Driver {
         actions: mpsc::UnboundedReceiver<Action>,
         intervals: Intervals,
     ) -> Self {
-        let cleanup_at = engine.clock.at(engine.clock.now() + intervals.cleanup);
+        let first = intervals.cleanup.min(FIRST_CLEANUP);
+        let cleanup_at = engine.clock.at(engine.clock.now() + first);
         Self {
             engine,
             store,
             actions,
             intervals,
             session: None,
+            newest: 0,
             query: None,
             side: JoinSet::new(),
             denied: Arc::default(),
@@ -83,8 +92,30 @@ impl Driver {
         }
     }
 
-    /// Runs until `stop` says so or its sender is gone.
+    /// Runs until `stop` says so or its sender is gone. A defect of this program does not end it: the session is begun anew.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        while AssertUnwindSafe(self.serve(&mut stop))
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                "the driver panicked, which is a defect of this program; it begins a new session"
+            );
+            self.query = None;
+            self.hang_up().await;
+            let why = "a defect of this program; see the log".to_owned();
+            self.engine.feed(Input::Disconnected {
+                session: self.newest,
+                why,
+            });
+        }
+        self.query = None;
+        self.side.shutdown().await;
+        self.hang_up().await;
+    }
+
+    async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
         self.engine.feed(Input::Tick);
         while !*stop.borrow() {
             let deadline = self
@@ -103,15 +134,13 @@ impl Driver {
                 () = self.engine.rescheduled.notified() => {}
             }
         }
-        self.query = None;
-        self.side.shutdown().await;
-        self.hang_up().await;
     }
 
     fn start(&mut self, action: Action) {
         let timeout = self.intervals.request_timeout;
         match action {
             Action::Connect { session, listen } => {
+                self.newest = session;
                 self.query = Some(Box::pin(connect(self.store.clone(), session, listen)));
             }
             Action::Listen { session } => self.listen(session),
@@ -353,7 +382,12 @@ async fn connect(
     session: SessionId,
     listen: bool,
 ) -> (Input, Option<Arc<dyn Listener>>) {
-    let opened = within("connecting", CONNECT_TIMEOUT, store.open()).await;
+    let opened = async {
+        // Not within the limit: a first start may have to migrate a large table.
+        store.prepare().await?;
+        within("connecting", CONNECT_TIMEOUT, store.open()).await
+    };
+    let opened = opened.await;
     let listener = match opened {
         Ok(listener) => listener,
         Err(error) => {

@@ -78,6 +78,8 @@ pub(crate) struct Head {
     /// The id of the revision we asked about, if the database still knows one of that number.
     pub(crate) own_id: Option<RevisionId>,
     pub(crate) audit: Option<AuditReport>,
+    /// Why notices cannot arrive although LISTEN works: the store notifies on another channel by now.
+    pub(crate) deaf: Option<String>,
 }
 
 /// The last audit of the fleet.

@@ -8,8 +8,16 @@ use crate::core::{Cursor, Revision};
 /// How long a nonce may take to come back: 3 s is far above any healthy round trip.
 pub(super) const NONCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a session that does not hear waits until it tries again.
-pub(super) const DEAF_RETRY: Duration = Duration::from_secs(60);
+/// How long a session that does not hear waits until it tries again; then twice as long, up to an hour, because every
+/// LISTEN through a transaction pooler is left behind on a connection of somebody else's.
+const DEAF_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_DEAF_RETRY: Duration = Duration::from_secs(3_600);
+
+/// LISTEN is always answered; should it not be, it is tried again after this.
+pub(super) const LISTEN_RETRY: Duration = Duration::from_secs(60);
+
+/// A server sends notices only between transactions: after a long read they get this much more time.
+pub(super) const NONCE_GRACE: Duration = Duration::from_millis(500);
 
 /// Proofs are sent at most this often while notices seem to be missed.
 pub(super) const PROOF_PAUSE: Duration = Duration::from_secs(10);
@@ -52,6 +60,10 @@ pub(super) struct Session {
     /// Whether a query has succeeded on this session.
     pub(super) answered: bool,
     pub(super) proof_sent: Duration,
+    /// The last nonce sent: late, it still proves.
+    pub(super) nonce: Option<u64>,
+    /// How often in a row notices did not arrive.
+    pub(super) deaf: u32,
 }
 
 /// The one query in flight.
@@ -80,7 +92,6 @@ pub(super) enum Ear {
     Off,
     /// A nonce is under way.
     Proving {
-        nonce: u64,
         until: Duration,
     },
     Proven,
@@ -142,7 +153,21 @@ impl Session {
             quiet_until: now,
             answered: false,
             proof_sent: now,
+            nonce: None,
+            deaf: 0,
         }
+    }
+
+    /// Notices do not arrive, or LISTEN was refused.
+    pub(super) fn deafen(&mut self, why: String, now: Duration) {
+        let retry_in = DEAF_RETRY
+            .saturating_mul(1 << self.deaf.min(6))
+            .min(LONGEST_DEAF_RETRY);
+        self.deaf = self.deaf.saturating_add(1);
+        self.ear = Ear::Deaf {
+            why,
+            retry_at: now + retry_in,
+        };
     }
 
     pub(super) fn idle(&self) -> bool {

@@ -31,7 +31,7 @@ pub(crate) use io::{
     Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Page,
     Publication, Reaction, ResyncCause, SessionId, Told,
 };
-use link::{DEAF_RETRY, Demand, Ear, Link, NONCE_TIMEOUT, Query, Session};
+use link::{Demand, Ear, LISTEN_RETRY, Link, NONCE_GRACE, NONCE_TIMEOUT, Query, Session};
 use repair::Repair;
 
 use super::backoff::{Backoff, Random, jitter};
@@ -121,7 +121,7 @@ impl Replica {
             Link::Connecting { .. } => None,
             Link::Up(session) => {
                 let ear = match &session.ear {
-                    Ear::Proving { until, .. } => Some(*until),
+                    Ear::Proving { until } => session.idle().then_some(*until),
                     Ear::Deaf { retry_at, .. } => Some(*retry_at),
                     Ear::Off | Ear::Proven => None,
                 };
@@ -279,22 +279,21 @@ impl Replica {
             return;
         };
         match &session.ear {
-            Ear::Proving { until, .. } if now >= *until => {
+            // While the server reads for us it sends no notices.
+            Ear::Proving { until } if now >= *until && session.idle() => {
                 let why = "a notice sent on another connection did not come back within 3 s (a transaction pooler?)";
-                session.ear = Ear::Deaf {
-                    why: why.to_owned(),
-                    retry_at: now + DEAF_RETRY,
-                };
+                session.deafen(why.to_owned(), now);
                 session.check_at = session.check_at.min(now);
                 self.actions.push_back(Action::Tell(Told::ListenUnproven {
                     why: why.to_owned(),
                 }));
             }
             Ear::Deaf { retry_at, .. } if now >= *retry_at => {
-                let (id, why) = (session.id, "LISTEN is being tried again".to_owned());
+                let id = session.id;
+                let why = "LISTEN is being tried again".to_owned();
                 session.ear = Ear::Deaf {
                     why,
-                    retry_at: now + DEAF_RETRY,
+                    retry_at: now + LISTEN_RETRY,
                 };
                 self.actions.push_back(Action::Listen { session: id });
             }
@@ -327,10 +326,7 @@ impl Replica {
             Ok(()) => {}
             Err(why) => {
                 if let Link::Up(session) = &mut self.link {
-                    session.ear = Ear::Deaf {
-                        why: why.clone(),
-                        retry_at: now + DEAF_RETRY,
-                    };
+                    session.deafen(why.clone(), now);
                 }
                 self.actions
                     .push_back(Action::Tell(Told::ListenUnproven { why }));
@@ -345,9 +341,9 @@ impl Replica {
             return;
         };
         session.ear = Ear::Proving {
-            nonce,
             until: now + NONCE_TIMEOUT,
         };
+        session.nonce = Some(nonce);
         session.proof_sent = now;
         self.actions.push_back(Action::SendNonce {
             notice: Notice::Nonce(nonce),
@@ -396,6 +392,11 @@ impl Replica {
         let session = self.session(id)?;
         session.answered = true;
         let query = std::mem::replace(&mut session.query, Query::None);
+        if let Ear::Proving { until } = &mut session.ear
+            && now >= *until
+        {
+            *until = now + NONCE_GRACE;
+        }
         // A page says nothing of audits, so writes without end must not put the head off.
         if !matches!(query, Query::Page { .. }) {
             session.check_at = now

@@ -26,8 +26,10 @@ impl Replica {
         }
         match notice {
             Some(Notice::Nonce(heard)) => {
-                if matches!(session.ear, Ear::Proving { nonce, .. } if nonce == heard) {
+                let waiting = matches!(session.ear, Ear::Proving { .. } | Ear::Deaf { .. });
+                if waiting && session.nonce == Some(heard) {
                     session.ear = Ear::Proven;
+                    session.deaf = 0;
                     self.tell(Told::ListenProven);
                 }
             }
@@ -104,6 +106,12 @@ impl Replica {
         } else {
             self.proven_at = Some(sent);
             self.verify(now, true);
+        }
+        if let (Some(why), Link::Up(session)) = (&head.deaf, &mut self.link)
+            && matches!(session.ear, Ear::Proving { .. } | Ear::Proven)
+        {
+            session.deafen(why.clone(), now);
+            self.tell(Told::ListenUnproven { why: why.clone() });
         }
         if let Some(report) = head.audit {
             self.repair.heard_audit(report, cursor.epoch);

@@ -27,6 +27,9 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// Folding a past revision copies the table; forged heartbeats make that happen once a second at most.
 const PAST_FOLD_PAUSE: Duration = Duration::from_secs(1);
 
+/// And so much less often the larger the table: an entry takes about half a microsecond to copy and fold.
+const PAST_FOLD_PAUSE_PER_ENTRY: Duration = Duration::from_micros(20);
+
 /// How often one heartbeat may audit, when each audit finds something to repair.
 const MAX_AUDIT_ROUNDS: u32 = 3;
 
@@ -217,12 +220,14 @@ impl Replica {
             ..
         } = claim;
         if ours == theirs {
-            if source == ClaimSource::OwnAudit {
-                self.repair.auditing = false;
+            if !matches!(source, ClaimSource::Peer { .. }) {
                 self.tell(Told::AuditAgreed {
                     revision,
                     checksum: ours,
                 });
+            }
+            if source == ClaimSource::OwnAudit {
+                self.repair.auditing = false;
                 self.actions.push_back(Action::ReportAudit {
                     revision,
                     checksum: ours,
@@ -282,7 +287,8 @@ impl Replica {
         }
         let past = state.history.table_at(claim.revision, &state.table)?;
         if peer {
-            self.repair.past_fold_at = now + PAST_FOLD_PAUSE;
+            let entries = u32::try_from(state.table.len()).unwrap_or(u32::MAX);
+            self.repair.past_fold_at = now + PAST_FOLD_PAUSE + PAST_FOLD_PAUSE_PER_ENTRY * entries;
         }
         Some(past.checksum())
     }

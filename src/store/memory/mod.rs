@@ -301,6 +301,7 @@ impl Listener for MemoryListener {
             id,
             own_id: content.id_of(own),
             audit: content.audit,
+            deaf: None,
         })
     }
 

@@ -1,12 +1,14 @@
 //! Where the database is: URLs parsed once, without their password ever being shown.
 
+use std::time::Duration;
+
 use tokio_postgres::Config;
 
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
 /// A write that waits longer than this for a connection was not sent: half the default request timeout.
-const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parses the URL of a setting.
 pub(super) fn parse(setting: &str, url: &str, settings: &Settings) -> Result<Config> {
@@ -50,7 +52,11 @@ pub(super) fn parse(setting: &str, url: &str, settings: &Settings) -> Result<Con
     if config.get_application_name().is_none() {
         config.application_name(settings.instance_name.as_deref().unwrap_or("sync-config"));
     }
-    config.keepalives_idle(std::time::Duration::from_secs(5));
+    // A peer that is gone is found within about 12 s, also on a pooled connection that nobody asks anything.
+    config.keepalives_idle(Duration::from_secs(5));
+    config.keepalives_interval(Duration::from_secs(2));
+    config.keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(10));
     Ok(config)
 }
 

@@ -84,7 +84,7 @@ impl Admin {
             .map_err(failed)?;
         let new = new
             .first()
-            .and_then(|row| row.get::<_, &str>(0).parse().ok());
+            .and_then(|row| row.try_get::<_, &str>(0).ok()?.parse().ok());
         Ok((old, new.ok_or_else(|| rows::strange(what))?))
     }
 

@@ -23,18 +23,23 @@ pub(super) fn read(what: &str, error: &tokio_postgres::Error) -> Error {
 /// An error of a write that had been sent.
 pub(super) fn write(what: &str, error: &tokio_postgres::Error, items: &[Item]) -> Error {
     match error.as_db_error() {
-        // A session that is being ended does not tell whether its commit came first.
-        Some(db)
-            if matches!(
-                db.parsed_severity(),
-                Some(Severity::Fatal | Severity::Panic)
-            ) =>
-        {
-            unknown(what, db.message())
-        }
-        Some(db) => of_write(what, db, items),
+        Some(db) if of_the_statement(db) => of_write(what, db, items),
+        Some(db) => unknown(what, db.message()),
         None => unknown(what, &cause(error)),
     }
+}
+
+/// Whether the server refused the statement itself, so that it had no effect. A session that is being ended does not tell
+/// whether its commit came first; nor does a pooler that lost its server, whose errors carry no severity that is not
+/// translated, and a code of class 08.
+fn of_the_statement(db: &DbError) -> bool {
+    let code = db.code().code();
+    let lost = code.starts_with("08") || ["57P01", "57P02", "57P03", "40003"].contains(&code);
+    let error = match db.parsed_severity() {
+        Some(severity) => severity == Severity::Error,
+        None => db.severity() == "ERROR",
+    };
+    error && !lost
 }
 
 pub(super) fn unknown(what: &str, problem: &str) -> Error {
@@ -131,10 +136,14 @@ fn refused(what: &str, db: &DbError) -> Error {
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::QUERY_CANCELED,
-        SqlState::UNIQUE_VIOLATION,
     ];
+    // Two writes under one idempotency key met: sent again, the later one is answered with what the earlier one did.
+    let twin = *code == SqlState::UNIQUE_VIOLATION
+        && db
+            .constraint()
+            .is_some_and(|name| name.ends_with("_idempotency"));
     match code.code() {
-        _ if again.contains(code) => Kind::Retryable { what, problem }.into(),
+        _ if twin || again.contains(code) => Kind::Retryable { what, problem }.into(),
         "42501" | "28000" | "28P01" => Kind::Denied { what, problem }.into(),
         "42P01" | "42883" | "3F000" => {
             let problem =
@@ -149,12 +158,14 @@ fn refused(what: &str, db: &DbError) -> Error {
         {
             Error::unavailable(what, problem)
         }
-        // Other messages can quote a part of what was sent.
-        code if code.starts_with("22") || code.starts_with("23") => Kind::Refused {
-            what,
-            problem: format!("SQLSTATE {code}{}", constraint(db)),
+        // Messages about data, and those of other people's triggers, can quote a part of what was sent.
+        code if code.starts_with("22") || code.starts_with("23") || code.starts_with("P0") => {
+            Kind::Refused {
+                what,
+                problem: format!("SQLSTATE {code}{}", constraint(db)),
+            }
+            .into()
         }
-        .into(),
         _ => Kind::Refused { what, problem }.into(),
     }
 }

@@ -39,7 +39,10 @@ pub(super) async fn fold(
     pin_mut!(entries);
     let mut fold = Fold::default();
     while let Some(row) = entries.try_next().await.map_err(failed)? {
-        fold.add(row.get(0), row.get(1));
+        let (Ok(key), Ok(text)) = (row.try_get(0), row.try_get(1)) else {
+            return Err(rows::strange(what));
+        };
+        fold.add(key, text);
     }
     view.commit().await.map_err(failed)?;
     Ok((cursor, fold.finish()))

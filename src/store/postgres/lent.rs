@@ -5,8 +5,13 @@
 //! transaction that nobody ends.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Object};
+use tokio_postgres::NoTls;
+
+/// How long telling the server to give a statement up may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Lent {
     /// Empty only while it is being given back, kept or dropped.
@@ -49,6 +54,18 @@ impl DerefMut for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        drop(self.client.take().map(Object::take));
+        let Some(client) = self.client.take().map(Object::take) else {
+            return;
+        };
+        // A server that waits for a lock does not notice that nobody waits for its answer any more: left alone, it would
+        // write when the lock is free, whenever that is.
+        let token = client.cancel_token();
+        drop(client);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(CANCEL_TIMEOUT, async move {
+                // Where it cannot be told, the server's own bound on the wait ends it.
+                let _told = token.cancel_query(NoTls).await;
+            }));
+        }
     }
 }

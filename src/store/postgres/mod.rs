@@ -37,11 +37,16 @@ use crate::error::{Error, Result};
 use crate::settings::Settings;
 use crate::write::{Item, Precondition};
 
+/// Each wait for a lock is bounded by 30 s; the work is bounded only by this, because adopting a large table takes its time.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(1_800);
+
 /// A table in a database, with its helpers.
 pub(crate) struct PostgresStore {
     pool: Pool,
     /// Whether the pool is this store's own, to be closed with it.
     own_pool: bool,
+    /// Whether pool and session have addresses of their own.
+    apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
     address: Option<Config>,
     description: String,
@@ -73,6 +78,7 @@ impl PostgresStore {
             .map_or_else(|| "a pool".to_owned(), address::describe);
         let description = format!("PostgreSQL {place} table {}", settings.table_name);
         let own_pool = pool.is_none();
+        let apart = !own_pool || listen.is_some();
         let pool = match (pool, &url) {
             (Some(pool), _) => pool,
             (None, Some(url)) => own(url.clone(), settings)?,
@@ -85,6 +91,7 @@ impl PostgresStore {
         Ok(Self {
             pool,
             own_pool,
+            apart,
             address: listen.or(url),
             description,
             settings,
@@ -118,14 +125,28 @@ impl PostgresStore {
     async fn prepare_on(&self, client: &Object) -> Result<Prepared> {
         let names = self.names(client).await?;
         let settings = &self.settings;
-        let found = migrate::installed(client, &names)
-            .await
-            .map_err(fault::migrate)?;
+        let look = migrate::installed(client, &names);
+        let found = match tokio::time::timeout(settings.request_timeout, look).await {
+            Ok(found) => found.map_err(fault::migrate)?,
+            Err(_) => {
+                return Err(Error::unavailable(
+                    "looking at the schema",
+                    "no answer in time",
+                ));
+            }
+        };
         let complete = matches!(&found, Installed::Yes { missing, .. } if missing.is_empty());
         let found = if settings.migrate && !complete {
-            let migrated = migrate::migrate(client, &names, &settings.channel)
-                .await
-                .map_err(fault::migrate)?;
+            let migrating = migrate::migrate(client, &names, &settings.channel);
+            let migrated = match tokio::time::timeout(MIGRATION_TIMEOUT, migrating).await {
+                Ok(migrated) => migrated.map_err(fault::migrate)?,
+                Err(_) => {
+                    return Err(Error::unavailable(
+                        "migrating the schema",
+                        "not done within 30m",
+                    ));
+                }
+            };
             report(&names, &migrated);
             migrate::installed(client, &names)
                 .await
@@ -160,7 +181,7 @@ impl PostgresStore {
                     .query_typed("SELECT pg_catalog.current_schema()", &[])
                     .await;
                 let row = row.map_err(|error| fault::read("finding the schema", &error))?;
-                let schema: Option<String> = row.first().and_then(|row| row.get(0));
+                let schema: Option<String> = row.first().and_then(|row| row.try_get(0).ok()?);
                 schema.ok_or_else(|| {
                     Error::setting(
                         "schema",
@@ -188,6 +209,25 @@ impl PostgresStore {
         client.give_back();
         let rows = rows.map_err(|error| fault::read(what, &error))?;
         Ok(rows.into_iter().next())
+    }
+
+    /// Makes sure that the session reads the store that the pool writes.
+    async fn same_store(&self, listener: &PgListener) -> Result<()> {
+        let what = "comparing the pool with the listening session";
+        let heard = listener.head(Revision::ZERO).await?;
+        let head = &self.prepared().await?.queries.head;
+        let row = self.call(what, head, &[(&0i64, Type::INT8)]).await?;
+        let written = row
+            .as_ref()
+            .and_then(rows::cursor)
+            .ok_or_else(|| rows::strange(what))?;
+        if written.epoch == heard.epoch {
+            return Ok(());
+        }
+        Err(Error::refused(
+            what,
+            "they lead to different stores; let listen_database_url name the pool's database",
+        ))
     }
 
     fn instance_text(&self) -> String {
@@ -234,22 +274,20 @@ impl Store for PostgresStore {
     }
 
     async fn prepare(&self) -> Result<()> {
-        let prepare = async { self.prepared().await.map(|_| ()) };
-        // A schema change may have to wait for others to end; 30 s is the bound of its lock.
-        match tokio::time::timeout(Duration::from_secs(40), prepare).await {
-            Ok(done) => done,
-            Err(_) => Err(Error::unavailable(
-                "preparing the schema",
-                "no answer within 40s",
-            )),
-        }
+        self.prepared().await.map(|_| ())
     }
 
     async fn open(&self) -> Result<Arc<dyn Listener>> {
         let prepared = self.prepared().await?;
         let names = (&prepared.queries, prepared.channel.as_str());
         let listener = match &self.address {
-            Some(address) => PgListener::connect(address, names.0, names.1).await?,
+            Some(address) => {
+                let listener = PgListener::connect(address, names.0, names.1).await?;
+                if self.apart {
+                    self.same_store(&listener).await?;
+                }
+                listener
+            }
             None => {
                 let kept = self.client("connecting").await?.keep();
                 let client = kept.ok_or_else(|| rows::strange("connecting"))?;
@@ -318,7 +356,7 @@ impl Store for PostgresStore {
         let row = self
             .call("taking the fleet's turn", &prepared.queries.claim, &params)
             .await?;
-        Ok(row.is_some_and(|row| row.get(0)))
+        Ok(row.is_some_and(|row| row.try_get(0).unwrap_or(false)))
     }
 
     async fn fold(&self) -> Result<(Cursor, Checksum)> {
@@ -353,13 +391,7 @@ impl Store for PostgresStore {
         let found = client.query_typed(&prepared.queries.altered, &[]).await;
         client.give_back();
         let found = found.map_err(|error| fault::read(what, &error))?;
-        let row = |row: &Row| {
-            (
-                Key::stored(row.get(0)),
-                row.get::<_, Option<&str>>(1).map(Arc::from),
-            )
-        };
-        Ok(found.iter().map(row).collect())
+        rows::altered(&found).ok_or_else(|| rows::strange(what))
     }
 
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
@@ -379,7 +411,7 @@ impl Store for PostgresStore {
             )
             .await?;
         Ok(row
-            .and_then(|row| row.get::<_, Option<i64>>(0))
+            .and_then(|row| row.try_get::<_, Option<i64>>(0).ok()?)
             .and_then(rows::revision))
     }
 
@@ -403,7 +435,9 @@ impl Store for PostgresStore {
         let row = self
             .call("trimming the journal", &prepared.queries.trim, &params)
             .await?;
-        Ok(row.map_or(0, |row| u64::try_from(row.get::<_, i32>(0)).unwrap_or(0)))
+        Ok(row.map_or(0, |row| {
+            u64::try_from(row.try_get::<_, i32>(0).unwrap_or(0)).unwrap_or(0)
+        }))
     }
 
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {

@@ -41,21 +41,21 @@ fn revision_id(text: Option<&str>) -> Option<RevisionId> {
 
 /// The cursor in a row of `head.sql`.
 pub(super) fn cursor(row: &Row) -> Option<Cursor> {
-    let epoch: Epoch = row.get::<_, &str>(0).parse().ok()?;
+    let epoch: Epoch = row.try_get::<_, &str>(0).ok()?.parse().ok()?;
     Some(Cursor {
         epoch,
-        revision: revision(row.get(1))?,
-        id: revision_id(row.get(2))?,
+        revision: revision(row.try_get(1).ok()?)?,
+        id: revision_id(row.try_get(2).ok()?)?,
     })
 }
 
 /// The last audit in a row of `head.sql`.
 pub(super) fn audit(row: &Row) -> Option<AuditReport> {
-    let number = u64::try_from(row.get::<_, i64>(4)).ok()?;
-    let checksum = u32::try_from(row.get::<_, Option<i64>>(6)?).ok()?;
+    let number = u64::try_from(row.try_get::<_, i64>(4).ok()?).ok()?;
+    let checksum = u32::try_from(row.try_get::<_, Option<i64>>(6).ok()??).ok()?;
     Some(AuditReport {
         number,
-        revision: revision(row.get::<_, Option<i64>>(5)?)?,
+        revision: revision(row.try_get::<_, Option<i64>>(5).ok()??)?,
         checksum: Checksum::new(checksum),
     })
 }
@@ -71,35 +71,53 @@ pub(super) fn head(row: &Row) -> Option<Head> {
         epoch,
         revision,
         id,
-        own_id: revision_id(row.get(3)),
+        own_id: revision_id(row.try_get(3).ok()?),
         audit: audit(row),
+        deaf: None,
     })
+}
+
+/// The channel that the store notifies on, in a row of `head.sql`.
+pub(super) fn channel(row: &Row) -> Option<&str> {
+    row.try_get(8).ok()
 }
 
 /// Whether the server is a standby, in a row of `head.sql`.
 pub(super) fn standby(row: &Row) -> bool {
-    row.get(7)
+    row.try_get(7).unwrap_or(false)
 }
 
 /// A row of `entries.sql`.
 pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
-    let (key, value) = (Key::stored(row.get(0)), Value::stored(row.get(1)));
+    let (key, value) = (
+        Key::stored(row.try_get(0).ok()?),
+        Value::stored(row.try_get(1).ok()?),
+    );
     Some(Arc::new(Entry::new(
         key,
         value,
-        revision(row.get(2))?,
-        row.get(3),
+        revision(row.try_get(2).ok()?)?,
+        row.try_get(3).ok()?,
     )))
+}
+
+/// The rows of `altered.sql`.
+pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
+    let row = |row: &Row| {
+        let last_word: Option<&str> = row.try_get(1).ok()?;
+        Some((Key::stored(row.try_get(0).ok()?), last_word.map(Arc::from)))
+    };
+    rows.iter().map(row).collect()
 }
 
 /// Collects the rows of `page.sql` into whole revisions.
 pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
     let first = rows.first()?;
     let (epoch, head) = (
-        first.get::<_, &str>(0).parse().ok()?,
-        revision(first.get(1))?,
+        first.try_get::<_, &str>(0).ok()?.parse().ok()?,
+        revision(first.try_get(1).ok()?)?,
     );
-    let floor = revision(first.get(2));
+    let floor = revision(first.try_get(2).ok()?);
     let mut page = Page {
         epoch,
         head,
@@ -109,19 +127,20 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
         more: false,
     };
     for row in rows {
-        let Some(at) = row.get::<_, Option<i64>>(3) else {
+        let Some(at) = row.try_get::<_, Option<i64>>(3).ok()? else {
             continue;
         };
-        let (at, id) = (revision(at)?, revision_id(row.get(4))?);
+        let (at, id) = (revision(at)?, revision_id(row.try_get(4).ok()?)?);
         if at == after {
             page.anchor = Some(id);
             continue;
         }
         if page.revisions.last().is_none_or(|last| last.revision != at) {
             let origin = row
-                .get::<_, Option<&str>>(6)
+                .try_get::<_, Option<&str>>(6)
+                .ok()?
                 .and_then(|text| u64::from_str_radix(text, 16).ok());
-            let at_micros = row.get(5);
+            let at_micros = row.try_get(5).ok()?;
             page.revisions.push(Journaled {
                 revision: at,
                 id,
@@ -130,10 +149,11 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
                 changes: Vec::new(),
             });
         }
-        if let (Some(key), Some(journaled)) =
-            (row.get::<_, Option<&str>>(7), page.revisions.last_mut())
-        {
-            let new = row.get::<_, Option<&str>>(8).map(Arc::from);
+        if let (Some(key), Some(journaled)) = (
+            row.try_get::<_, Option<&str>>(7).ok()?,
+            page.revisions.last_mut(),
+        ) {
+            let new = row.try_get::<_, Option<&str>>(8).ok()?.map(Arc::from);
             journaled.changes.push(JournaledChange {
                 key: Key::stored(key),
                 new,
@@ -152,9 +172,12 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
     let mut recorded: Vec<Recorded> = Vec::new();
     let mut anchored = after.revision == Revision::ZERO;
     for row in rows {
-        let (at, id) = (revision(row.get(0))?, revision_id(row.get(1))?);
-        let epoch: Epoch = row.get::<_, &str>(2).parse().ok()?;
-        if epoch != after.epoch || revision(row.get(3))? > after.revision.next() {
+        let (at, id) = (
+            revision(row.try_get(0).ok()?)?,
+            revision_id(row.try_get(1).ok()?)?,
+        );
+        let epoch: Epoch = row.try_get::<_, &str>(2).ok()?.parse().ok()?;
+        if epoch != after.epoch || revision(row.try_get(3).ok()?)? > after.revision.next() {
             return None;
         }
         if at == after.revision {
@@ -183,8 +206,10 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
                 changes: Vec::new(),
             });
         }
-        if let (Some(key), Some(last)) = (row.get::<_, Option<&str>>(4), recorded.last_mut()) {
-            let text = |column: usize| row.get::<_, Option<&str>>(column).map(Arc::from);
+        if let (Some(key), Some(last)) =
+            (row.try_get::<_, Option<&str>>(4).ok()?, recorded.last_mut())
+        {
+            let text = |column: usize| row.try_get::<_, Option<&str>>(column).ok()?.map(Arc::from);
             last.changes.push(RecordedChange {
                 key: Key::stored(key),
                 old: text(5),
@@ -198,22 +223,23 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
 /// Collects the rows of `write.sql`.
 pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Option<WriteAnswer> {
     let first = rows.first()?;
-    let epoch: Epoch = first.get::<_, &str>(2).parse().ok()?;
-    let at_micros: i64 = first.get(3);
-    let replayed: bool = first.get(4);
+    let epoch: Epoch = first.try_get::<_, &str>(2).ok()?.parse().ok()?;
+    let at_micros: i64 = first.try_get(3).ok()?;
+    let replayed: bool = first.try_get(4).ok()?;
     let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.len());
     let mut changes = Vec::new();
     for (item, row) in items.iter().zip(rows) {
-        if row.get::<_, &str>(5) != item.key.as_str() {
+        if row.try_get::<_, &str>(5).ok()? != item.key.as_str() {
             return None;
         }
-        let text: Option<&str> = row.get(6);
-        let changed: bool = row.get(8);
-        let updated = row.get::<_, Option<i64>>(9).unwrap_or(at_micros);
+        let text: Option<&str> = row.try_get(6).ok()?;
+        let changed: bool = row.try_get(8).ok()?;
+        let updated = row.try_get::<_, Option<i64>>(9).ok()?.unwrap_or(at_micros);
         let entry = match text {
             Some(text) => {
                 let revision = row
-                    .get::<_, Option<i64>>(7)
+                    .try_get::<_, Option<i64>>(7)
+                    .ok()?
                     .and_then(revision)
                     .unwrap_or_default();
                 let updated = if changed { at_micros } else { updated };
@@ -242,8 +268,8 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
         return None;
     }
     let journaled = Journaled {
-        revision: revision(first.get(0))?,
-        id: revision_id(first.get(1))?,
+        revision: revision(first.try_get(0).ok()?)?,
+        id: revision_id(first.try_get(1).ok()?)?,
         at_micros,
         origin: Some(instance),
         changes,
@@ -251,7 +277,7 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
     let changed = keys.iter().any(|key| key.changed);
     Some(WriteAnswer {
         epoch,
-        anchor: revision_id(first.get(10)),
+        anchor: revision_id(first.try_get(10).ok()?),
         journaled,
         changed,
         replayed,

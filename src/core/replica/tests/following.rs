@@ -210,8 +210,31 @@ fn a_nonce_that_never_comes_back_means_polling_and_is_tried_again() {
     assert!(script.pass(3_000).contains("unproven"));
     assert!(why(script.replica.mode()).contains("did not come back"));
     script.head(3, Some(3));
-    assert_eq!(script.hear_nonce(), "", "too late to prove anything");
     assert!(script.pass(60_000).contains("listen"));
+}
+
+#[test]
+fn a_nonce_that_comes_late_proves_all_the_same() {
+    let mut script = Script::new(config(ME));
+    script.tick();
+    script.connected();
+    script.snapshot(3, &[]);
+    script.page(Some(3), &[]);
+    assert!(script.pass(3_000).contains("unproven"));
+    assert_eq!(script.hear_nonce(), "proven");
+    assert_eq!(script.replica.mode(), Mode::Push);
+}
+
+#[test]
+fn a_nonce_is_waited_for_as_long_as_the_server_reads_for_us() {
+    let mut script = Script::new(config(ME));
+    script.tick();
+    script.connected();
+    assert_eq!(script.pass(20_000), "", "a large table is being loaded");
+    script.snapshot(3, &[]);
+    script.page(Some(3), &[]);
+    assert!(why(script.replica.mode()).contains("being proven"));
+    assert_eq!(script.hear_nonce(), "proven");
 }
 
 #[test]

@@ -273,6 +273,7 @@ impl Database {
             id,
             own_id: self.durable.ids.get(&own).copied(),
             audit: self.durable.audit,
+            deaf: None,
         }
     }
 

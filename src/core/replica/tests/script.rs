@@ -183,6 +183,7 @@ impl Script {
                 revision: Revision::new(revision),
                 checksum: checksum(texts),
             }),
+            deaf: None,
         };
         let session = self.session;
         self.feed(Input::Head { session, head })
