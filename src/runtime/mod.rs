@@ -11,5 +11,8 @@ mod driver;
 mod engine;
 mod subscriptions;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use driver::{Driver, Intervals};
 pub(crate) use engine::Engine;

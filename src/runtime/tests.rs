@@ -1,0 +1,150 @@
+//! What the driver does when the program itself is at fault.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{Driver, Engine, Intervals, clock};
+use crate::core::replica::{Config, Head, Loaded, Page};
+use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::error::Result;
+use crate::status::Mode;
+use crate::store::memory::{MemoryDatabase, Sources};
+use crate::store::{Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
+
+/// A store whose first head check panics, as a defect would.
+struct Defective {
+    inner: Arc<dyn Store>,
+    fault: Arc<AtomicBool>,
+}
+
+struct DefectiveListener {
+    inner: Arc<dyn Listener>,
+    fault: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Store for Defective {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    async fn prepare(&self) -> Result<()> {
+        self.inner.prepare().await
+    }
+    async fn open(&self) -> Result<Arc<dyn Listener>> {
+        let (inner, fault) = (self.inner.open().await?, self.fault.clone());
+        Ok(Arc::new(DefectiveListener { inner, fault }))
+    }
+    async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
+        self.inner.write(request).await
+    }
+    async fn notify(&self, text: &str) -> Result<()> {
+        self.inner.notify(text).await
+    }
+    async fn claim(&self, task: Task, every: Duration) -> Result<bool> {
+        self.inner.claim(task, every).await
+    }
+    async fn fold(&self) -> Result<(Cursor, Checksum)> {
+        self.inner.fold().await
+    }
+    async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
+        self.inner.report_audit(revision, checksum).await
+    }
+    async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
+        self.inner.altered().await
+    }
+    async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
+        self.inner.reconcile(keys).await
+    }
+    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
+        self.inner.rotate_epoch(expected).await
+    }
+    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
+        self.inner.trim(keep, batch).await
+    }
+    async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
+        self.inner.history(after, limit).await
+    }
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl Listener for DefectiveListener {
+    async fn listen(&self) -> Result<()> {
+        self.inner.listen().await
+    }
+    async fn head(&self, own: Revision) -> Result<Head> {
+        assert!(
+            !self.fault.swap(false, Ordering::AcqRel),
+            "a defect, on purpose"
+        );
+        self.inner.head(own).await
+    }
+    async fn page(&self, after: Revision) -> Result<Page> {
+        self.inner.page(after).await
+    }
+    async fn snapshot(&self) -> Result<Loaded> {
+        self.inner.snapshot().await
+    }
+    async fn heard(&self) -> Vec<Heard> {
+        self.inner.heard().await
+    }
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
+    let sources = Sources {
+        wall: clock::wall,
+        random: clock::random,
+    };
+    let fault = Arc::new(AtomicBool::new(true));
+    let inner = MemoryDatabase::new().store(1, sources);
+    let store: Arc<dyn Store> = Arc::new(Defective {
+        inner,
+        fault: fault.clone(),
+    });
+    let millis = Duration::from_millis;
+    let config = Config {
+        instance: 1,
+        check_interval: millis(50),
+        heartbeat_interval: millis(60_000),
+        reconnect_interval: millis(200),
+        poll_interval: millis(50),
+        poll_jitter: millis(0),
+        notifications: true,
+        sync_on_mismatch: true,
+    };
+    let intervals = Intervals {
+        heartbeat: millis(60_000),
+        cleanup: millis(60_000),
+        retention: millis(60_000),
+        request_timeout: millis(5_000),
+        repair: true,
+    };
+    let (engine, actions) = Engine::new(config, 1, store.describe());
+    let (stop, stopped) = watch::channel(false);
+    let driver = tokio::spawn(Driver::new(engine.clone(), store, actions, intervals).run(stopped));
+    let back = async {
+        loop {
+            let status = engine.status();
+            if status.counters.sessions_lost == 1 && status.mode == Mode::Push {
+                return status;
+            }
+            tokio::time::sleep(millis(5)).await;
+        }
+    };
+    let status = tokio::time::timeout(millis(20_000), back)
+        .await
+        .expect("it begins a new session");
+    assert!(status.ready && !fault.load(Ordering::Acquire), "{status:?}");
+    stop.send_replace(true);
+    driver.await.expect("the driver ends when it is told to");
+}
