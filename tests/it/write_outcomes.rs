@@ -5,7 +5,7 @@ use std::time::Duration;
 use sync_config::Value;
 use sync_config::prelude::*;
 
-use crate::fleet::in_step;
+use crate::fleet::{in_step, until_status};
 use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
 use crate::support::deaf::DeafProxy;
 use crate::support::postgres::{TestDb, cluster};
@@ -246,4 +246,29 @@ async fn a_stale_instance_that_sets_what_it_holds_writes_all_the_same() {
     assert_eq!(fresh.get_i64("k", 0), 1);
     proxy.set(Mode::Pass).await;
     equal_to_the_table(&[&fresh, &stale], &db.client().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_was_given_up_is_not_applied_later() {
+    let db = TestDb::new().await;
+    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_millis(500));
+    let service = start(settings).await;
+    service.set("k", 1).await.unwrap();
+    let admin = db.client().await;
+    run(
+        &admin,
+        "BEGIN; UPDATE sync_config SET value = '2' WHERE key = 'k'",
+    )
+    .await;
+    let error = service.set("k", 3).await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error}");
+    let watcher = db.client().await;
+    eventually("the server gives the statement up", PATIENCE, async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        (one::<i64>(&watcher, waiting).await == 0).then_some(())
+    })
+    .await;
+    run(&admin, "COMMIT").await;
+    until_status(&service, "psql's edit", |status| status.revision.get() == 2).await;
+    assert_eq!((service.get_i64("k", 0), head(&admin).await), (2, 2));
 }
