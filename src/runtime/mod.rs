@@ -9,10 +9,12 @@ pub(crate) mod clock;
 mod delivery;
 mod driver;
 mod engine;
+mod errands;
 mod subscriptions;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use driver::{Driver, Intervals};
+pub(crate) use driver::Driver;
 pub(crate) use engine::Engine;
+pub(crate) use errands::Intervals;

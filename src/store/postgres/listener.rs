@@ -260,7 +260,7 @@ async fn log_in(
                     .code()
                     .is_some_and(|code| UNTAKEN.contains(&code.code())) =>
             {
-                refused = Some(error)
+                refused = Some(error);
             }
             Err(error) => return Err(error),
         }

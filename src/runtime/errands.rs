@@ -1,0 +1,250 @@
+//! Work beside the session, on connections of the pool: notices to send, audits, trims, repairs.
+//!
+//! Guarantees: each piece is bounded in time; a failure is logged and changes nothing, since something else will notice it
+//! too; all of it ends with its owner.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::engine::{Engine, lock};
+use crate::core::notice::Notice;
+use crate::core::replica::Input;
+use crate::core::{Checksum, Epoch, Key, Revision};
+use crate::error::{Error, Result};
+use crate::store::{Store, Task};
+
+/// An audit that takes longer is given up: a million entries take about 10 s.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A nonce that fails to be sent costs a minute of polling, so that a few stale connections of the pool may not do that.
+const NONCE_ATTEMPTS: u32 = 5;
+
+/// The first turn comes soon, so that a fleet that is often started anew trims too.
+const FIRST_CLEANUP: Duration = Duration::from_secs(60);
+
+/// Revisions trimmed in one transaction: short enough that no writer notices.
+const TRIM_BATCH: u32 = 1_000;
+
+/// How often what is done that the core does not decide, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intervals {
+    pub(crate) heartbeat: Duration,
+    pub(crate) cleanup: Duration,
+    pub(crate) retention: Duration,
+    pub(crate) request_timeout: Duration,
+    /// Whether an audit repairs what it finds.
+    pub(crate) repair: bool,
+}
+
+pub(super) struct Errands {
+    engine: Arc<Engine>,
+    store: Arc<dyn Store>,
+    intervals: Intervals,
+    running: JoinSet<()>,
+    /// What this instance's role may not do: said once, since a role that only reads is denied at every turn.
+    denied: Arc<Mutex<HashSet<&'static str>>>,
+    /// When the journal is to be trimmed next.
+    pub(super) cleanup_at: tokio::time::Instant,
+}
+
+impl Errands {
+    pub(super) fn new(engine: Arc<Engine>, store: Arc<dyn Store>, intervals: Intervals) -> Self {
+        let first = intervals.cleanup.min(FIRST_CLEANUP);
+        let cleanup_at = engine.clock.at(engine.clock.now() + first);
+        Self {
+            engine,
+            store,
+            intervals,
+            running: JoinSet::new(),
+            denied: Arc::default(),
+            cleanup_at,
+        }
+    }
+
+    /// Waits until one has ended; for ever when there is none.
+    pub(super) async fn ended(&mut self) {
+        match self.running.join_next().await {
+            Some(ended) => report_panic(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all of them.
+    pub(super) async fn shutdown(&mut self) {
+        self.running.shutdown().await;
+    }
+
+    /// Runs something that is no errand to the store, and ends with them.
+    pub(super) fn also(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.running.spawn(work);
+    }
+
+    /// Sends a notice that has to come back on the session.
+    pub(super) fn nonce(&mut self, notice: Notice) {
+        let (what, timeout) = ("sending a nonce", self.intervals.request_timeout);
+        self.run(what, move |store, _| async move {
+            let text = notice.encode();
+            // What cut the session may have cut the pool's connections too, and each of them is found out by using it.
+            for _ in 1..NONCE_ATTEMPTS {
+                if within(what, timeout, store.notify(&text)).await.is_ok() {
+                    return Ok(());
+                }
+            }
+            within(what, timeout, store.notify(&text)).await
+        });
+    }
+
+    /// Broadcasts what this instance holds.
+    pub(super) fn heartbeat(&mut self, notice: Notice) {
+        let (what, timeout) = ("sending a heartbeat", self.intervals.request_timeout);
+        self.run(what, move |store, engine| async move {
+            within(what, timeout, store.notify(&notice.encode())).await?;
+            engine.book.open().heartbeat.last_sent = Some(super::clock::wall());
+            tracing::debug!("heartbeat sent");
+            Ok(())
+        });
+    }
+
+    /// Has the database number rows that were altered behind its triggers.
+    pub(super) fn reconcile(&mut self, keys: Vec<(Key, Option<Arc<str>>)>) {
+        let (what, timeout) = ("numbering altered rows", self.intervals.request_timeout);
+        self.run(what, move |store, _| async move {
+            within(what, timeout, number(&*store, &keys)).await
+        });
+    }
+
+    /// Begins a new epoch, and says so whether it worked or not.
+    pub(super) fn rotate(&mut self, expected: Epoch) {
+        let (what, timeout) = ("beginning a new epoch", self.intervals.request_timeout);
+        self.run(what, move |store, engine| async move {
+            let rotated = within(what, timeout, store.rotate_epoch(expected)).await;
+            engine.feed(Input::Rotated);
+            rotated
+        });
+    }
+
+    /// Folds the table if it is this instance's turn in the fleet.
+    pub(super) fn audit(&mut self, again: bool) {
+        // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
+        let every = self.intervals.heartbeat.mul_f64(0.8);
+        let timeout = self.intervals.request_timeout;
+        self.run("the audit", move |store, engine| async move {
+            if again || within("the audit", timeout, store.claim(Task::Audit, every)).await? {
+                let (cursor, checksum) = within("the audit", AUDIT_TIMEOUT, store.fold()).await?;
+                engine.feed(Input::Audited { cursor, checksum });
+            }
+            Ok(())
+        });
+    }
+
+    /// Leaves the result of an audit for the fleet. Memory and table agree then, but both may differ from the journal:
+    /// whoever started after a row was altered behind the triggers has never known it otherwise.
+    pub(super) fn report_audit(&mut self, revision: Revision, checksum: Checksum) {
+        let (repair, timeout) = (self.intervals.repair, self.intervals.request_timeout);
+        self.run("reporting an audit", move |store, _| async move {
+            within(
+                "reporting an audit",
+                timeout,
+                store.report_audit(revision, checksum),
+            )
+            .await?;
+            if repair {
+                let altered = within("the audit", AUDIT_TIMEOUT, store.altered()).await?;
+                within("the audit", timeout, number(&*store, &altered)).await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
+    pub(super) fn cleanup(&mut self) {
+        let Intervals {
+            cleanup,
+            retention,
+            request_timeout: timeout,
+            ..
+        } = self.intervals;
+        let now = self.engine.clock.now();
+        self.cleanup_at = self.engine.clock.at(now + cleanup);
+        self.run("trimming the journal", move |store, _| async move {
+            let turn = store.claim(Task::Cleanup, cleanup.mul_f64(0.8));
+            if !within("trimming the journal", timeout, turn).await? {
+                return Ok(());
+            }
+            let mut trimmed = 0;
+            loop {
+                let batch = store.trim(retention, TRIM_BATCH);
+                let batch = within("trimming the journal", timeout, batch).await?;
+                trimmed += batch;
+                if batch == 0 {
+                    break;
+                }
+                // Lets writers in between two batches.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if trimmed > 0 {
+                tracing::info!(revisions = trimmed, "the journal was trimmed");
+            }
+            Ok(())
+        });
+    }
+
+    /// Runs work on a connection of the pool.
+    fn run<F>(&mut self, what: &'static str, work: impl FnOnce(Arc<dyn Store>, Arc<Engine>) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let work = work(self.store.clone(), self.engine.clone());
+        let denied = self.denied.clone();
+        self.running.spawn(async move {
+            let Err(error) = work.await else { return };
+            let said_before = error.is_denied() && !lock(&denied).insert(what);
+            if said_before {
+                tracing::debug!(%error, "{what} failed");
+            } else {
+                tracing::warn!(%error, "{what} failed");
+            }
+        });
+    }
+}
+
+/// Has the database number rows that were altered behind its triggers.
+async fn number(store: &dyn Store, keys: &[(Key, Option<Arc<str>>)]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    if let Some(revision) = store.reconcile(keys).await? {
+        tracing::warn!(%revision, keys = keys.len(), "rows altered behind the triggers were given a revision");
+    }
+    Ok(())
+}
+
+/// Gives work up after a while.
+pub(super) async fn within<T>(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            Err(Error::unavailable(
+                what,
+                format!("no answer within {limit}"),
+            ))
+        }
+    }
+}
+
+fn report_panic(ended: std::result::Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a background task panicked");
+    }
+}
