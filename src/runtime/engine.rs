@@ -247,6 +247,7 @@ impl Engine {
                 }
             }
         });
+        self.subscriptions.prepare();
         let replica = self.replica();
         let first = if filter.state {
             self.current(&replica)
@@ -290,9 +291,9 @@ impl Engine {
     }
 
     /// Ends what waits: subscribers, and resyncs that will not come.
-    pub(crate) fn close(&self) {
-        self.subscriptions.close();
+    pub(crate) async fn close(&self) {
         lock(&self.resyncs).waiting.clear();
+        self.subscriptions.close().await;
     }
 
     fn publish(&self, publication: Publication) {

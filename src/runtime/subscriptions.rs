@@ -1,13 +1,14 @@
 //! Subscriptions: a bounded queue each, and threads that call back.
 //!
 //! Guarantees: events of a subscription are called back in revision order, one at a time; a slow, blocking or panicking
-//! callback delays nobody else; a queue that overflows is told as lag with the state to go on from; once `remove` has
-//! returned, no callback of the subscription starts.
+//! callback delays nobody else, unless as many block at once as there may be threads; a queue that overflows is told as lag
+//! with the state to go on from; once `remove` has returned, no callback of the subscription starts.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::delivery::{Delivery, Job};
 use crate::core::{ChangeSet, Snapshot};
@@ -37,6 +38,8 @@ pub(crate) struct Tally {
 struct Subscription {
     filter: Filter,
     queue: Mutex<Queue>,
+    /// Whoever ends the subscription need not wait any longer.
+    called: Condvar,
     /// Locked by the thread that calls back, so never waited for by anyone else.
     callback: Mutex<Callback>,
     state: StateSource,
@@ -50,7 +53,25 @@ struct Queue {
     missed: u64,
     /// A thread is calling back or about to.
     busy: bool,
+    call: Call,
     closed: bool,
+}
+
+/// What is known of an event that was taken out of the queue.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Call {
+    /// The callback has returned; or nothing was taken yet.
+    #[default]
+    Over,
+    /// The callback runs or is about to start.
+    Running,
+    /// The callback waits for the end of another subscription's: so it has started.
+    Waiting,
+}
+
+thread_local! {
+    /// The subscription that this thread calls back.
+    static CALLING: RefCell<Option<Arc<Subscription>>> = const { RefCell::new(None) };
 }
 
 impl Subscriptions {
@@ -82,6 +103,7 @@ impl Subscriptions {
         let subscription = Arc::new(Subscription {
             filter,
             queue: Mutex::new(queue),
+            called: Condvar::new(),
             callback: Mutex::new(callback),
             state,
             tally: self.tally.clone(),
@@ -91,11 +113,19 @@ impl Subscriptions {
         id
     }
 
+    /// Makes ready to call back. Before the engine's lock is taken, since it may start a thread.
+    pub(crate) fn prepare(&self) {
+        self.delivery.prepare();
+    }
+
+    /// Ends a subscription, and waits for its callback if that is running. The caller holds no lock.
     pub(crate) fn remove(&self, id: SubscriptionId) -> bool {
-        let Some(subscription) = lock(&self.all).remove(&id) else {
+        let removed = lock(&self.all).remove(&id);
+        let Some(subscription) = removed else {
             return false;
         };
         subscription.close();
+        subscription.wait_for_call();
         true
     }
 
@@ -125,12 +155,13 @@ impl Subscriptions {
 
     /// Ends every subscription and waits until no thread calls back, at most a moment: a callback that never returns is
     /// left behind and named in the log.
-    pub(crate) fn close(&self) {
+    pub(crate) async fn close(&self) {
         let all = std::mem::take(&mut *lock(&self.all));
         for subscription in all.values() {
             subscription.close();
         }
-        self.delivery.close();
+        drop(all);
+        self.delivery.close().await;
     }
 }
 
@@ -163,13 +194,14 @@ impl Subscription {
         true
     }
 
-    /// The next event to call back; `None` leaves the subscription idle.
+    /// The next event to call back, which is running from here on; `None` leaves the subscription idle.
     fn next(&self) -> Option<Event> {
         let mut queue = lock(&self.queue);
         if queue.closed {
             return None;
         }
         if let Some(event) = queue.events.pop_front() {
+            queue.call = Call::Running;
             return Some(event);
         }
         if queue.missed == 0 {
@@ -185,13 +217,19 @@ impl Subscription {
         let mut event = None;
         (self.state)(&mut |snapshot| {
             let mut queue = lock(&self.queue);
+            if queue.closed {
+                return;
+            }
+            queue.call = Call::Running;
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
             event = Some(Event::Lagged {
                 missed,
                 state: self.filter.narrow(&snapshot),
             });
         });
-        self.tally.lagged.fetch_add(1, Ordering::Relaxed);
+        if event.is_some() {
+            self.tally.lagged.fetch_add(1, Ordering::Relaxed);
+        }
         event
     }
 
@@ -200,17 +238,48 @@ impl Subscription {
         queue.closed = true;
         queue.events.clear();
     }
+
+    /// Waits until a callback that was about to start has returned, so that none starts afterwards. Not within itself, and
+    /// not while it waits here for another one: two callbacks may end each other's subscriptions.
+    fn wait_for_call(self: &Arc<Self>) {
+        let waiter = CALLING.with_borrow(Clone::clone);
+        if waiter.as_ref().is_some_and(|own| Arc::ptr_eq(own, self)) {
+            return;
+        }
+        if let Some(waiter) = &waiter {
+            waiter.note(Call::Waiting);
+        }
+        let queue = lock(&self.queue);
+        let called = self
+            .called
+            .wait_while(queue, |queue| queue.call == Call::Running);
+        drop(called);
+        if let Some(waiter) = &waiter {
+            waiter.note(Call::Running);
+        }
+    }
+
+    fn note(&self, call: Call) {
+        lock(&self.queue).call = call;
+        self.called.notify_all();
+    }
 }
 
 impl Job for Subscription {
-    fn run(&self) {
-        while let Some(event) = self.next() {
-            let mut callback = lock(&self.callback);
-            if catch_unwind(AssertUnwindSafe(|| callback(&event))).is_err() {
-                self.tally.panics.fetch_add(1, Ordering::Relaxed);
-                tracing::error!("a subscriber's callback panicked; the subscription goes on");
-            }
+    fn step(self: Arc<Self>) -> bool {
+        let Some(event) = self.next() else {
+            return false;
+        };
+        CALLING.set(Some(self.clone()));
+        let mut callback = lock(&self.callback);
+        if catch_unwind(AssertUnwindSafe(|| callback(&event))).is_err() {
+            self.tally.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a subscriber's callback panicked; the subscription goes on");
         }
+        drop(callback);
+        CALLING.set(None);
+        self.note(Call::Over);
+        true
     }
 }
 
