@@ -37,6 +37,7 @@ pub(crate) struct Engine {
     shown: watch::Sender<Option<Cursor>>,
     /// Whether it is known if notices arrive.
     settled: watch::Sender<bool>,
+    closed: watch::Sender<bool>,
     actions: mpsc::UnboundedSender<Action>,
     resyncs: Mutex<Resyncs>,
 }
@@ -71,6 +72,7 @@ impl Engine {
             snapshot: ArcSwapOption::empty(),
             shown: watch::Sender::new(None),
             settled: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
             actions,
             resyncs: Mutex::default(),
         };
@@ -173,8 +175,17 @@ impl Engine {
     }
 
     /// Waits until a revision is shown, asking for it at once and then again and again, ever less often: notices may not
-    /// arrive, and the next poll may be far.
+    /// arrive, and the next poll may be far. Nothing comes after the end.
     pub(crate) async fn sought(&self, target: Target) -> Result<Revision> {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            reached = self.asked_for(target) => reached,
+            _ = closed.wait_for(|closed| *closed) => Err(Kind::Closed.into()),
+        }
+    }
+
+    async fn asked_for(&self, target: Target) -> Result<Revision> {
         let mut pause = Duration::ZERO;
         loop {
             match tokio::time::timeout(pause, self.reached(target)).await {
@@ -199,6 +210,10 @@ impl Engine {
             ticket
         };
         self.feed(Input::ResyncAsked { ticket });
+        // Asked for during the end, after which nobody answers.
+        if *self.closed.borrow() {
+            return Err(Kind::Closed.into());
+        }
         wait.await.map_err(|_| Error::from(Kind::Closed))
     }
 
@@ -290,8 +305,9 @@ impl Engine {
         }
     }
 
-    /// Ends what waits: subscribers, and resyncs that will not come.
+    /// Ends what waits: subscribers, and whoever waits for a revision or a resync that will not come.
     pub(crate) async fn close(&self) {
+        self.closed.send_replace(true);
         lock(&self.resyncs).waiting.clear();
         self.subscriptions.close().await;
     }

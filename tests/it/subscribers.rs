@@ -19,7 +19,7 @@ async fn no_callback_starts_once_unsubscribe_has_returned() {
             .map(|_| {
                 let (late, ended) = (late.clone(), Arc::new(AtomicBool::new(false)));
                 let over = ended.clone();
-                let callback = move |_: &sync_config::Event| {
+                let callback = move |_: &Event| {
                     if over.load(Ordering::SeqCst) {
                         late.fetch_add(1, Ordering::SeqCst);
                     }
@@ -47,7 +47,7 @@ async fn callbacks_may_end_their_own_and_each_others_subscriptions() {
     for (own, other) in [(0, 1), (1, 0)] {
         let (config, ids) = (Arc::downgrade(&one), ids.clone());
         let (both_run, ended) = (both_run.clone(), ended.clone());
-        let callback = move |_: &sync_config::Event| {
+        let callback = move |_: &Event| {
             both_run.wait();
             let ids = ids.lock().unwrap().clone();
             let config = config.upgrade().unwrap();
