@@ -118,7 +118,7 @@ pub enum Event {
     Changed(Arc<ChangeSet>),
     /// A full resync ended: the matching true differences, which may be none.
     Resynced(Arc<ChangeSet>),
-    /// The subscriber was too slow for its queue. So many revisions were dropped; this is the state after them, and
+    /// The subscriber was too slow for its queue of 1,024 revisions and 32 MiB. So many revisions were dropped; this is the state after them, and
     /// exactly the next revision follows.
     Lagged {
         /// How many revisions with matching changes were dropped.
@@ -129,6 +129,9 @@ pub enum Event {
 }
 
 /// What is called with each event, one after the other, never two at once for the same subscription.
+///
+/// Callbacks of up to 256 subscriptions run at once. One that blocks delays nobody else, but 256 that block at the same
+/// time delay all others until one of them returns.
 pub type Callback = Box<dyn FnMut(&Event) + Send>;
 
 /// Names a subscription.
