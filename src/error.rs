@@ -207,3 +207,41 @@ impl std::error::Error for Error {
         std::error::Error::source(&*self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_with_a_line_break_does_not_break_the_line_of_a_message() {
+        let key = Key::stored("a\n\u{1b}[31mö\"b\u{85}\r\n");
+        let decode = DecodeError {
+            key: key.clone(),
+            found: "string",
+            wanted: "bool",
+            place: "line 1 column 1".to_owned(),
+        };
+        let conflict = Kind::Conflict {
+            key: key.clone(),
+            expected: "absent".to_owned(),
+            actual: "there".to_owned(),
+        };
+        let value = Kind::Value {
+            key: key.clone(),
+            error: ValueError::Expands,
+        };
+        for kind in [
+            conflict,
+            value,
+            Kind::Decode(decode),
+            Kind::DuplicateKey(key),
+        ] {
+            let message = Error::from(kind).to_string();
+            assert!(!message.contains(char::is_control), "{message:?}");
+            assert!(
+                message.contains(r#""a\n\u{1b}[31mö"b\u{85}\r\n""#),
+                "{message}"
+            );
+        }
+    }
+}

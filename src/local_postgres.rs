@@ -53,6 +53,7 @@ const FREEZE_TRIES: u32 = 10_000;
 /// A PostgreSQL server of our own. It stops when this value is dropped.
 pub struct LocalPostgres {
     home: PathBuf,
+    log: PathBuf,
     port: u16,
     password: Option<String>,
     /// `None` when the server belongs to another process.
@@ -79,11 +80,12 @@ impl LocalPostgres {
         let home = std::env::temp_dir().join(name);
         home::create_private_dir(&home)?;
         account.own(&home, 0o700)?;
+        let log = home.join("server.log");
         let plan = Plan {
             account,
             postgres: binaries.dir.join("postgres"),
             data: &home.join("data"),
-            log: &home.join("server.log"),
+            log: &log,
             settings: home::temporary_settings(&home),
             remove: Some(&home),
         };
@@ -95,6 +97,7 @@ impl LocalPostgres {
             .map_err(|error| into_io_error(error, None))?;
         Ok(Self {
             home,
+            log,
             port,
             password: None,
             guard: Some(guard),
@@ -105,7 +108,8 @@ impl LocalPostgres {
     }
 
     /// Starts a server that keeps its data in `home`, a directory of its own: `home/data` is the
-    /// data directory, `home/password` (readable by its owner only) the superuser's password.
+    /// data directory, `home/password` (readable by its owner only) the superuser's password. As
+    /// root, `home` stays root's, and the server's account owns only what the server writes.
     ///
     /// Another process may do the same at the same time: when a server already runs there, the
     /// result stands for that one (see [`owns_server`](Self::owns_server)), on whatever port it
@@ -125,6 +129,7 @@ impl LocalPostgres {
         for _ in 0..OTHER_SERVER_TRIES {
             let mut server = Self {
                 home: home.clone(),
+                log: home.join("log").join("server.log"),
                 port: 0, // known when it runs
                 password: Some(password.clone()),
                 guard: None,
@@ -252,7 +257,7 @@ impl LocalPostgres {
 
     /// The end of the server's log, for error messages.
     pub fn log_tail(&self) -> String {
-        guard::tail(&self.home.join("server.log"), 0)
+        guard::tail(&self.log, 0)
     }
 
     fn start_durable(
@@ -261,11 +266,12 @@ impl LocalPostgres {
         binaries: &Binaries,
         port: Option<u16>,
     ) -> Result<(), StartError> {
+        home::ensure_accounts_dir(account, &self.home.join("log"))?;
         let mut guard = Guard::spawn(&Plan {
             account,
             postgres: binaries.dir.join("postgres"),
             data: &self.home.join("data"),
-            log: &self.home.join("server.log"),
+            log: &self.log,
             settings: home::durable_settings(&self.home),
             remove: None,
         })?;
@@ -275,7 +281,7 @@ impl LocalPostgres {
             Some(port) => (guard.start(port)?, port),
             None => start_on_some_port(&mut guard, last().unwrap_or_else(random_port))?,
         };
-        fs::write(&memo, port.to_string())?;
+        home::replace_file(&memo, &port.to_string())?;
         (self.guard, self.pid, self.port) = (Some(guard), Some(pid), port);
         Ok(())
     }

@@ -345,7 +345,7 @@ impl SyncConfig for ConfigService {
             {
                 tracing::error!(%error, "the driver panicked");
             }
-            self.engine.close();
+            self.engine.close().await;
             self.store.close().await;
             tracing::info!("shut down");
         }

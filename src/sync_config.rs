@@ -101,6 +101,10 @@ pub trait SyncConfig: Send + Sync + 'static {
     fn subscribe(&self, filter: Filter, callback: Callback) -> Result<SubscriptionId>;
 
     /// Ends a subscription: once this has returned, no callback of it starts. False if there is none of that name.
+    ///
+    /// Waits for a callback of this subscription that is running to return, however long that takes: hold no lock that
+    /// the callback needs. Within the callback itself it does not wait; and two callbacks may end each other's
+    /// subscriptions.
     fn unsubscribe(&self, id: SubscriptionId) -> bool;
 
     /// CRC32 of the sorted entries at the revision shown, computed once for each revision (10 ms for 100,000 entries).

@@ -98,9 +98,16 @@ impl AsRef<str> for Key {
     }
 }
 
+/// For people: control characters are escaped, so that no key forges a line of a log. The text itself is
+/// [`Key::as_str`].
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        for part in self.0.split_inclusive(char::is_control) {
+            let plain = part.trim_end_matches(char::is_control);
+            let control = part.get(plain.len()..).unwrap_or_default();
+            write!(f, "{plain}{}", control.escape_debug())?;
+        }
+        Ok(())
     }
 }
 

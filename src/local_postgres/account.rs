@@ -1,10 +1,12 @@
 //! The operating system account the server runs as: PostgreSQL refuses to run as root.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{fs, io};
+
+const ROOT: u32 = 0;
 
 /// Who the server's processes and files belong to.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +70,39 @@ impl Account {
         match self {
             Self::Own => Ok(()),
             Self::Other { uid, gid, .. } => chown(path, Some(uid), Some(gid)),
+        }
+    }
+
+    /// Makes a directory the one of whoever runs this. As root that is root: this account passes through it and changes
+    /// nothing in it, or it could put links where root writes.
+    pub(super) fn keep(self, dir: &Path) -> io::Result<()> {
+        if let Self::Own = self {
+            return fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        chown(dir, Some(ROOT), None)
+    }
+
+    /// Takes a directory back that an earlier version of this program, as root, gave to this account.
+    pub(super) fn take_back(self, dir: &Path) -> io::Result<()> {
+        let Self::Other { uid, .. } = self else {
+            return Ok(());
+        };
+        match fs::metadata(dir)?.uid() {
+            ROOT => Ok(()),
+            owner if owner == uid => self.keep(dir),
+            owner => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to user {owner}, and this was started by root"),
+            )),
+        }
+    }
+
+    /// Gives an open file, which only its owner reads, to this account.
+    pub(super) fn give(self, file: &fs::File) -> io::Result<()> {
+        match self {
+            Self::Own => Ok(()),
+            Self::Other { uid, gid, .. } => fchown(file, Some(uid), Some(gid)),
         }
     }
 

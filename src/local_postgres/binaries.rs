@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The oldest major version worth starting: older ones are out of support for years.
-const OLDEST_MAJOR: u32 = 12;
+/// The oldest major version that the store's schema runs on.
+const OLDEST_MAJOR: u32 = 13;
 
 /// A directory with the server programs of one PostgreSQL version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +137,26 @@ mod tests {
         assert_eq!(leading_number("17.2"), Some(17));
         assert_eq!(leading_number("18beta1"), Some(18));
         assert_eq!(leading_number("Ubuntu"), None);
+    }
+
+    #[test]
+    fn programs_older_than_the_store_needs_are_no_find() {
+        use std::os::unix::fs::PermissionsExt;
+        let name = format!("sync-config-binaries-{}", std::process::id());
+        let dir = env::temp_dir().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("initdb"), "").unwrap();
+        let postgres = dir.join("postgres");
+        let found = [("12.22", None), ("13.0", Some(13))].map(|(version, major)| {
+            let script = format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n");
+            fs::write(&postgres, script).unwrap();
+            fs::set_permissions(&postgres, fs::Permissions::from_mode(0o700)).unwrap();
+            (Binaries::in_dir(&dir).map(|found| found.major), major)
+        });
+        fs::remove_dir_all(&dir).unwrap();
+        for (found, wanted) in found {
+            assert_eq!(found, wanted);
+        }
     }
 
     #[test]

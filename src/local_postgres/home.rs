@@ -28,9 +28,7 @@ pub(super) fn prepare_durable(account: Account, home: &Path) -> io::Result<PathB
     let home = fs::canonicalize(home)?;
     let mut entries = fs::read_dir(&home).map_err(|error| at(&home, &error))?;
     if entries.next().is_none() {
-        account
-            .own(&home, 0o700)
-            .map_err(|error| at(&home, &error))?;
+        account.keep(&home).map_err(|error| at(&home, &error))?;
     } else if !home.join("lock").exists() {
         // its permissions are about to change: never those of a directory named by mistake
         return Err(io::Error::new(
@@ -40,9 +38,30 @@ pub(super) fn prepare_durable(account: Account, home: &Path) -> io::Result<PathB
                 home.display()
             ),
         ));
+    } else {
+        account
+            .take_back(&home)
+            .map_err(|error| at(&home, &error))?;
+    }
+    if let Account::Other { .. } = account {
+        for name in ["lock", "owner", "password", "port"] {
+            must_not_lead_elsewhere(&home.join(name))?;
+        }
     }
     account.must_reach(&home)?;
     Ok(home)
+}
+
+/// Refuses a link where root reads and writes: the account may have left it while the directory was the account's.
+fn must_not_lead_elsewhere(file: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(file) {
+        Ok(found) if !found.is_file() => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is not a plain file: remove it", file.display()),
+        )),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(file, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for the right to change `home`. It ends with the returned value.
@@ -93,17 +112,28 @@ pub(super) fn ensure_durable_data(
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
     }
-    let password = new_password(account, &password_file)?;
-    let socket = home.join("socket");
-    if !socket.exists() {
-        create_private_dir(&socket)?;
-        account.own(&socket, 0o700)?;
-    }
-    let password_option = format!("--pwfile={}", password_file.display());
+    let password = new_password()?;
+    replace_file(&password_file, &password)?;
+    ensure_accounts_dir(account, &home.join("socket"))?;
+    ensure_accounts_dir(account, &unfinished)?;
+    let copy = home.join("password.initdb"); // the account's own, since the other one may be root's
+    account.give(&new_file(&copy, &password)?)?;
+    let password_option = format!("--pwfile={}", copy.display());
     let options = ["--auth=scram-sha-256", &password_option];
-    initdb(account, binaries, &unfinished, &options)?;
+    let made = initdb(account, binaries, &unfinished, &options);
+    fs::remove_file(&copy)?;
+    made?;
     fs::rename(&unfinished, &data)?;
     Ok(password)
+}
+
+/// Makes a directory that is the account's alone, unless it is there.
+pub(super) fn ensure_accounts_dir(account: Account, dir: &Path) -> io::Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    create_private_dir(dir)?;
+    account.own(dir, 0o700).map_err(|error| at(dir, &error))
 }
 
 /// Runs `initdb`: UTF-8, and the C locale, which is the same on every machine.
@@ -186,22 +216,34 @@ fn socket_setting(dir: &Path) -> String {
     }
 }
 
-/// Writes a new random password into a file of the account's that nobody else reads.
-fn new_password(account: Account, file: &Path) -> io::Result<String> {
+fn new_password() -> io::Result<String> {
     let mut random = [0_u8; 24]; // 192 bits
     File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Puts a line into a file that nobody else reads, in place of the file, or the link, that is there.
+pub(super) fn replace_file(file: &Path, line: &str) -> io::Result<()> {
+    let new = file.with_extension("new");
+    new_file(&new, line)?;
+    fs::rename(&new, file).map_err(|error| at(file, &error))
+}
+
+/// Makes a file that nobody else reads. A left-over of that name is removed.
+fn new_file(file: &Path, line: &str) -> io::Result<File> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(file, &error)),
+        _ => {}
+    }
     let mut output = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(file)
         .map_err(|error| at(file, &error))?;
-    writeln!(output, "{password}")?;
+    writeln!(output, "{line}")?;
     output.sync_all()?;
-    account.own(file, 0o600)?;
-    Ok(password)
+    Ok(output)
 }
 
 /// Says which file an error is about.

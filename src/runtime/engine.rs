@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -33,12 +33,32 @@ pub(crate) struct Engine {
     store: String,
     replica: Mutex<Replica>,
     /// The state now, once somebody has asked for it; gone with the next revision.
-    snapshot: ArcSwapOption<Snapshot>,
+    snapshot: ArcSwapOption<Shown>,
     shown: watch::Sender<Option<Cursor>>,
     /// Whether it is known if notices arrive.
     settled: watch::Sender<bool>,
+    closed: watch::Sender<bool>,
     actions: mpsc::UnboundedSender<Action>,
     resyncs: Mutex<Resyncs>,
+}
+
+/// The state at a revision, and its checksum once somebody has asked for that.
+struct Shown {
+    snapshot: Arc<Snapshot>,
+    checksum: OnceLock<Checksum>,
+}
+
+impl Shown {
+    fn new(snapshot: Arc<Snapshot>) -> Arc<Self> {
+        let checksum = OnceLock::new();
+        Arc::new(Self { snapshot, checksum })
+    }
+
+    /// Folds the state once; whoever asks meanwhile waits for that. Called without the engine's lock, which a large
+    /// table's fold would hold for long.
+    fn checksum(&self) -> Checksum {
+        *self.checksum.get_or_init(|| self.snapshot.checksum())
+    }
 }
 
 #[derive(Default)]
@@ -71,6 +91,7 @@ impl Engine {
             snapshot: ArcSwapOption::empty(),
             shown: watch::Sender::new(None),
             settled: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
             actions,
             resyncs: Mutex::default(),
         };
@@ -173,8 +194,17 @@ impl Engine {
     }
 
     /// Waits until a revision is shown, asking for it at once and then again and again, ever less often: notices may not
-    /// arrive, and the next poll may be far.
+    /// arrive, and the next poll may be far. Nothing comes after the end.
     pub(crate) async fn sought(&self, target: Target) -> Result<Revision> {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            reached = self.asked_for(target) => reached,
+            _ = closed.wait_for(|closed| *closed) => Err(Kind::Closed.into()),
+        }
+    }
+
+    async fn asked_for(&self, target: Target) -> Result<Revision> {
         let mut pause = Duration::ZERO;
         loop {
             match tokio::time::timeout(pause, self.reached(target)).await {
@@ -199,10 +229,18 @@ impl Engine {
             ticket
         };
         self.feed(Input::ResyncAsked { ticket });
+        // Asked for during the end, after which nobody answers.
+        if *self.closed.borrow() {
+            return Err(Kind::Closed.into());
+        }
         wait.await.map_err(|_| Error::from(Kind::Closed))
     }
 
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        Ok(self.shown_now()?.snapshot.clone())
+    }
+
+    fn shown_now(&self) -> Result<Arc<Shown>> {
         let asked_before = self.snapshot.load_full();
         asked_before
             .or_else(|| self.current(&self.replica()))
@@ -227,9 +265,7 @@ impl Engine {
     }
 
     pub(crate) fn checksum(&self) -> Result<Checksum> {
-        self.replica()
-            .checksum()
-            .ok_or_else(|| Kind::NotReady.into())
+        Ok(self.shown_now()?.checksum())
     }
 
     /// Subscribes. The state a subscription begins with and the first change it hears are neighbours.
@@ -242,26 +278,33 @@ impl Engine {
         let state: StateSource = Arc::new(move |take| {
             if let Some(engine) = engine.upgrade() {
                 let replica = engine.replica();
-                if let Some(snapshot) = engine.current(&replica) {
-                    take(snapshot);
+                if let Some(shown) = engine.current(&replica) {
+                    take(shown.snapshot.clone());
                 }
             }
         });
+        self.subscriptions.prepare();
         let replica = self.replica();
         let first = if filter.state {
             self.current(&replica)
         } else {
             None
         };
-        self.subscriptions
-            .add(filter, callback, state, first.as_ref())
+        self.subscriptions.add(
+            filter,
+            callback,
+            state,
+            first.as_deref().map(|shown| &shown.snapshot),
+        )
     }
 
     pub(crate) fn status(&self) -> Status {
-        let mut replica = self.replica();
-        let (cursor, checksum) = (replica.cursor(), replica.checksum());
+        let replica = self.replica();
+        let shown = self.current(&replica);
         let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
         drop(replica);
+        let cursor = shown.as_ref().map(|shown| shown.snapshot.cursor());
+        let checksum = shown.as_ref().map(|shown| shown.checksum());
         let (mode, reason) = match mode {
             Mode::Push => (ShownMode::Push, None),
             Mode::Poll { why } => (ShownMode::Poll, Some(why)),
@@ -289,10 +332,11 @@ impl Engine {
         }
     }
 
-    /// Ends what waits: subscribers, and resyncs that will not come.
-    pub(crate) fn close(&self) {
-        self.subscriptions.close();
+    /// Ends what waits: subscribers, and whoever waits for a revision or a resync that will not come.
+    pub(crate) async fn close(&self) {
+        self.closed.send_replace(true);
         lock(&self.resyncs).waiting.clear();
+        self.subscriptions.close().await;
     }
 
     fn publish(&self, publication: Publication) {
@@ -300,7 +344,7 @@ impl Engine {
             Publication::Loaded(snapshot) => {
                 self.cache.replace(&snapshot);
                 tracing::info!(revision = %snapshot.revision(), entries = snapshot.len(), "loaded");
-                self.snapshot.store(Some(snapshot.clone()));
+                self.snapshot.store(Some(Shown::new(snapshot.clone())));
                 (snapshot.cursor(), Event::State(snapshot))
             }
             Publication::Changed { set, silent } => {
@@ -315,7 +359,7 @@ impl Engine {
                 } else {
                     self.cache.apply(&set, &[]);
                 }
-                self.snapshot.store(Some(now));
+                self.snapshot.store(Some(Shown::new(now)));
                 (set.cursor(), Event::Resynced(set))
             }
         };
@@ -334,12 +378,12 @@ impl Engine {
     }
 
     /// The state now, built once for each revision. Whoever holds the replica keeps newer revisions back.
-    fn current(&self, replica: &Replica) -> Option<Arc<Snapshot>> {
+    fn current(&self, replica: &Replica) -> Option<Arc<Shown>> {
         let asked_before = self.snapshot.load_full();
         if asked_before.is_some() {
             return asked_before;
         }
-        let built = replica.entries().map(Arc::new);
+        let built = replica.entries().map(Arc::new).map(Shown::new);
         self.snapshot.store(built.clone());
         built
     }
@@ -351,4 +395,65 @@ impl Engine {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::core::RevisionId;
+
+    fn engine() -> Arc<Engine> {
+        let interval = Duration::from_secs(3_600);
+        let config = Config {
+            instance: 1,
+            check_interval: interval,
+            heartbeat_interval: interval,
+            reconnect_interval: interval,
+            poll_interval: interval,
+            poll_jitter: Duration::ZERO,
+            notifications: true,
+            sync_on_mismatch: true,
+        };
+        Engine::new(config, 1, "memory".to_owned()).0
+    }
+
+    #[test]
+    fn a_fold_is_shared_by_all_who_ask_and_holds_no_input_up() {
+        let engine = engine();
+        let cursor = Cursor {
+            epoch: Epoch::from_u128(1),
+            revision: Revision::new(3),
+            id: RevisionId::from_u128(3),
+        };
+        let snapshot = Arc::new(Snapshot::new(cursor, Vec::new()));
+        engine.publish(Publication::Loaded(snapshot));
+        let (begin, begun) = channel();
+        let (release, released) = channel();
+        std::thread::scope(|scope| {
+            let shown = engine.shown_now().unwrap();
+            let folded = shown.clone();
+            scope.spawn(move || {
+                folded.checksum.get_or_init(|| {
+                    begin.send(()).unwrap();
+                    released.recv().unwrap();
+                    Checksum::new(7)
+                });
+            });
+            begun.recv().unwrap();
+            let before = Arc::strong_count(&shown);
+            let status = scope.spawn(|| engine.status());
+            let checksum = scope.spawn(|| engine.checksum());
+            while Arc::strong_count(&shown) < before + 2 {
+                std::thread::yield_now(); // until both have the state and fold it, or wait for that
+            }
+            engine.feed(Input::Look); // for ever, if one of them had the lock
+            release.send(()).unwrap();
+            let status = status.join().unwrap();
+            assert_eq!(status.checksum, Some(Checksum::new(7)));
+            assert_eq!(status.revision, cursor.revision);
+            assert_eq!(checksum.join().unwrap().unwrap(), Checksum::new(7));
+        });
+    }
 }

@@ -1,20 +1,24 @@
 //! Subscriptions: a bounded queue each, and threads that call back.
 //!
 //! Guarantees: events of a subscription are called back in revision order, one at a time; a slow, blocking or panicking
-//! callback delays nobody else; a queue that overflows is told as lag with the state to go on from; once `remove` has
-//! returned, no callback of the subscription starts.
+//! callback delays nobody else, unless as many block at once as there may be threads; a queue that overflows is told as lag
+//! with the state to go on from; once `remove` has returned, no callback of the subscription starts.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::delivery::{Delivery, Job};
-use crate::core::{ChangeSet, Snapshot};
+use crate::core::{Change, ChangeSet, Entry, Snapshot};
 use crate::subscription::{Callback, Event, Filter, SubscriptionId};
 
 /// Revisions waiting for one subscriber: two seconds at 500 revisions a second.
 const QUEUE: usize = 1_024;
+
+/// Bytes of changes waiting for one subscriber. A single revision may be larger.
+const QUEUE_BYTES: usize = 32 << 20;
 
 /// Gives the state at the newest revision while holding back newer ones.
 pub(crate) type StateSource = Arc<dyn Fn(&mut dyn FnMut(Arc<Snapshot>)) + Send + Sync>;
@@ -37,6 +41,8 @@ pub(crate) struct Tally {
 struct Subscription {
     filter: Filter,
     queue: Mutex<Queue>,
+    /// Whoever ends the subscription need not wait any longer.
+    called: Condvar,
     /// Locked by the thread that calls back, so never waited for by anyone else.
     callback: Mutex<Callback>,
     state: StateSource,
@@ -45,12 +51,33 @@ struct Subscription {
 
 #[derive(Default)]
 struct Queue {
-    events: VecDeque<Event>,
+    /// Each with its weight.
+    events: VecDeque<(Event, usize)>,
+    /// What they weigh together.
+    bytes: usize,
     /// Revisions dropped since the last event was taken.
     missed: u64,
     /// A thread is calling back or about to.
     busy: bool,
+    call: Call,
     closed: bool,
+}
+
+/// What is known of an event that was taken out of the queue.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Call {
+    /// The callback has returned; or nothing was taken yet.
+    #[default]
+    Over,
+    /// The callback runs or is about to start.
+    Running,
+    /// The callback waits for the end of another subscription's: so it has started.
+    Waiting,
+}
+
+thread_local! {
+    /// The subscription that this thread calls back.
+    static CALLING: RefCell<Option<Arc<Subscription>>> = const { RefCell::new(None) };
 }
 
 impl Subscriptions {
@@ -77,11 +104,12 @@ impl Subscriptions {
         if filter.state {
             queue
                 .events
-                .extend(first.map(|snapshot| Event::State(filter.narrow(snapshot))));
+                .extend(first.map(|snapshot| (Event::State(filter.narrow(snapshot)), 0)));
         }
         let subscription = Arc::new(Subscription {
             filter,
             queue: Mutex::new(queue),
+            called: Condvar::new(),
             callback: Mutex::new(callback),
             state,
             tally: self.tally.clone(),
@@ -91,11 +119,19 @@ impl Subscriptions {
         id
     }
 
+    /// Makes ready to call back. Before the engine's lock is taken, since it may start a thread.
+    pub(crate) fn prepare(&self) {
+        self.delivery.prepare();
+    }
+
+    /// Ends a subscription, and waits for its callback if that is running. The caller holds no lock.
     pub(crate) fn remove(&self, id: SubscriptionId) -> bool {
-        let Some(subscription) = lock(&self.all).remove(&id) else {
+        let removed = lock(&self.all).remove(&id);
+        let Some(subscription) = removed else {
             return false;
         };
         subscription.close();
+        subscription.wait_for_call();
         true
     }
 
@@ -106,8 +142,13 @@ impl Subscriptions {
     /// Tells everyone concerned. Called in revision order, under the engine's lock.
     pub(crate) fn publish(&self, event: &Event) {
         let subscriptions: Vec<_> = lock(&self.all).values().cloned().collect();
+        let whole = if subscriptions.is_empty() {
+            0
+        } else {
+            weight(event)
+        };
         for subscription in subscriptions {
-            if subscription.offer(event) {
+            if subscription.offer(event, whole) {
                 self.wake(&subscription);
             }
         }
@@ -125,19 +166,21 @@ impl Subscriptions {
 
     /// Ends every subscription and waits until no thread calls back, at most a moment: a callback that never returns is
     /// left behind and named in the log.
-    pub(crate) fn close(&self) {
+    pub(crate) async fn close(&self) {
         let all = std::mem::take(&mut *lock(&self.all));
         for subscription in all.values() {
             subscription.close();
         }
-        self.delivery.close();
+        drop(all);
+        self.delivery.close().await;
     }
 }
 
 impl Subscription {
-    /// Queues an event if it concerns this subscription. True if there may be something to call back.
-    fn offer(&self, event: &Event) -> bool {
-        let event = match event {
+    /// Queues an event, which weighs so much, if it concerns this subscription. True if there may be something to call
+    /// back.
+    fn offer(&self, whole: &Event, weighs: usize) -> bool {
+        let event = match whole {
             Event::Changed(set) => match self.filter.apply(set) {
                 Some(set) => Event::Changed(set),
                 None => return false,
@@ -154,22 +197,32 @@ impl Subscription {
             Event::State(state) if self.filter.state => Event::State(self.filter.narrow(state)),
             Event::State(_) | Event::Lagged { .. } => return false,
         };
+        let weighs = if shares(&event, whole) {
+            weighs
+        } else {
+            weight(&event)
+        };
         let mut queue = lock(&self.queue);
-        if queue.missed > 0 || queue.events.len() >= QUEUE {
+        let full = queue.events.len() >= QUEUE
+            || !queue.events.is_empty() && queue.bytes + weighs > QUEUE_BYTES;
+        if queue.missed > 0 || full {
             queue.missed += 1;
         } else {
-            queue.events.push_back(event);
+            queue.bytes += weighs;
+            queue.events.push_back((event, weighs));
         }
         true
     }
 
-    /// The next event to call back; `None` leaves the subscription idle.
+    /// The next event to call back, which is running from here on; `None` leaves the subscription idle.
     fn next(&self) -> Option<Event> {
         let mut queue = lock(&self.queue);
         if queue.closed {
             return None;
         }
-        if let Some(event) = queue.events.pop_front() {
+        if let Some((event, weighs)) = queue.events.pop_front() {
+            queue.bytes -= weighs;
+            queue.call = Call::Running;
             return Some(event);
         }
         if queue.missed == 0 {
@@ -185,13 +238,20 @@ impl Subscription {
         let mut event = None;
         (self.state)(&mut |snapshot| {
             let mut queue = lock(&self.queue);
+            if queue.closed {
+                return;
+            }
+            queue.call = Call::Running;
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
+            queue.bytes = 0;
             event = Some(Event::Lagged {
                 missed,
                 state: self.filter.narrow(&snapshot),
             });
         });
-        self.tally.lagged.fetch_add(1, Ordering::Relaxed);
+        if event.is_some() {
+            self.tally.lagged.fetch_add(1, Ordering::Relaxed);
+        }
         event
     }
 
@@ -199,21 +259,147 @@ impl Subscription {
         let mut queue = lock(&self.queue);
         queue.closed = true;
         queue.events.clear();
+        queue.bytes = 0;
+    }
+
+    /// Waits until a callback that was about to start has returned, so that none starts afterwards. Not within itself, and
+    /// not while it waits here for another one: two callbacks may end each other's subscriptions.
+    fn wait_for_call(self: &Arc<Self>) {
+        let waiter = CALLING.with_borrow(Clone::clone);
+        if waiter.as_ref().is_some_and(|own| Arc::ptr_eq(own, self)) {
+            return;
+        }
+        if let Some(waiter) = &waiter {
+            waiter.note(Call::Waiting);
+        }
+        let queue = lock(&self.queue);
+        let called = self
+            .called
+            .wait_while(queue, |queue| queue.call == Call::Running);
+        drop(called);
+        if let Some(waiter) = &waiter {
+            waiter.note(Call::Running);
+        }
+    }
+
+    fn note(&self, call: Call) {
+        lock(&self.queue).call = call;
+        self.called.notify_all();
     }
 }
 
 impl Job for Subscription {
-    fn run(&self) {
-        while let Some(event) = self.next() {
-            let mut callback = lock(&self.callback);
-            if catch_unwind(AssertUnwindSafe(|| callback(&event))).is_err() {
-                self.tally.panics.fetch_add(1, Ordering::Relaxed);
-                tracing::error!("a subscriber's callback panicked; the subscription goes on");
-            }
+    fn step(self: Arc<Self>) -> bool {
+        let Some(event) = self.next() else {
+            return false;
+        };
+        CALLING.set(Some(self.clone()));
+        let mut callback = lock(&self.callback);
+        if catch_unwind(AssertUnwindSafe(|| callback(&event))).is_err() {
+            self.tally.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a subscriber's callback panicked; the subscription goes on");
         }
+        drop(callback);
+        CALLING.set(None);
+        self.note(Call::Over);
+        true
+    }
+}
+
+/// How much memory a waiting event may hold that would be free without it: the changes and their texts. A state is the
+/// table's own, mostly.
+fn weight(event: &Event) -> usize {
+    let (Event::Changed(set) | Event::Resynced(set)) = event else {
+        return 0;
+    };
+    let text = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.as_json().len());
+    let weight = |change: &Change| {
+        // The old text is the one that the event before brought, unless this is all that is left of the key.
+        let text = text(change.new().or(change.old()));
+        size_of::<Change>() + change.key().len() + text
+    };
+    set.changes().iter().map(weight).sum()
+}
+
+/// Whether both hold the same set, so that it need not be weighed again.
+fn shares(one: &Event, other: &Event) -> bool {
+    match (one, other) {
+        (Event::Changed(one), Event::Changed(other))
+        | (Event::Resynced(one), Event::Resynced(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::{Cause, Cursor, Epoch, Key, Revision, RevisionId, Value};
+
+    fn cursor(number: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::from_u128(1),
+            revision: Revision::new(number),
+            id: RevisionId::from_u128(number.into()),
+        }
+    }
+
+    fn revision(number: u64, key: &str, text: &str) -> Event {
+        let entry = Entry::new(Key::stored(key), Value::stored(text), Revision::new(1), 0);
+        let change = Change {
+            key: Key::stored(key),
+            old: None,
+            new: Some(Arc::new(entry)),
+        };
+        Event::Changed(Arc::new(ChangeSet {
+            cursor: cursor(number),
+            cause: Cause::Remote,
+            changes: vec![change],
+        }))
+    }
+
+    /// Publishes four revisions while the callback is at the first, and answers what it was called with.
+    fn told(text: &str) -> Vec<String> {
+        let subscriptions = Subscriptions::new();
+        let (tell, told) = channel();
+        let gate = Arc::new(Mutex::new(()));
+        let (closed, opened) = (lock(&gate), gate.clone());
+        let callback = move |event: &Event| {
+            let event = match event {
+                Event::Changed(set) => set.revision().to_string(),
+                Event::Lagged { missed, .. } => format!("missed {missed}"),
+                other => format!("{other:?}"),
+            };
+            tell.send(event).unwrap();
+            drop(lock(&opened));
+        };
+        let state: StateSource =
+            Arc::new(|take| take(Arc::new(Snapshot::new(cursor(9), Vec::new()))));
+        subscriptions.add(Filter::all(), Box::new(callback), state, None);
+        let next = || told.recv_timeout(Duration::from_secs(20)).unwrap();
+        subscriptions.publish(&revision(1, "a", text));
+        let mut all = vec![next()];
+        for number in 2..=4 {
+            subscriptions.publish(&revision(number, "a", text));
+        }
+        drop(closed);
+        while all.last().unwrap() != "4" && !all.last().unwrap().starts_with("missed") {
+            all.push(next());
+        }
+        all
+    }
+
+    #[test]
+    fn a_queue_is_bounded_by_the_bytes_in_it_and_takes_one_revision_of_any_size() {
+        assert_eq!(told("1"), ["1", "2", "3", "4"]);
+        assert_eq!(told(&"1".repeat(QUEUE_BYTES / 4)), ["1", "2", "3", "4"]);
+        // Of three that are too large the first is taken.
+        assert_eq!(told(&"1".repeat(QUEUE_BYTES + 1)), ["1", "2", "missed 2"]);
+    }
 }

@@ -46,6 +46,7 @@ on_every_store! {
     an_idempotency_key_makes_a_second_write_none
     wait_for_tells_what_it_waited_for
     a_resync_without_differences_changes_nothing
+    a_status_tells_the_checksum_of_its_own_revision
     after_shutdown_reads_go_on_and_writes_are_refused
     bad_input_is_refused_by_name_and_changes_nothing
     a_new_instance_loads_what_the_others_hold
@@ -353,6 +354,28 @@ async fn a_subscription_with_state_has_no_hole_and_no_overlap(fleet: Fleet) {
             assert_eq!(pair[1].revision(), pair[0].revision() + 1);
         }
     }
+}
+
+async fn a_status_tells_the_checksum_of_its_own_revision(fleet: Fleet) {
+    let one = fleet.start().await;
+    let reader = one.clone();
+    let reading = std::thread::spawn(move || {
+        let mut checksums = std::collections::BTreeMap::new();
+        while reader.get_i64("n", 0) < 100 {
+            let (status, snapshot) = (reader.status(), reader.snapshot().unwrap());
+            for (revision, checksum) in [
+                (status.revision, status.checksum.unwrap()),
+                (snapshot.revision(), snapshot.checksum()),
+            ] {
+                let known = *checksums.entry(revision).or_insert(checksum);
+                assert_eq!(checksum, known, "at revision {revision}");
+            }
+        }
+    });
+    for number in 1..=100 {
+        one.set("n", number).await.unwrap();
+    }
+    reading.join().unwrap();
 }
 
 async fn causes_tell_own_writes_from_others(fleet: Fleet) {

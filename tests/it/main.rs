@@ -34,6 +34,7 @@ mod server;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_watch;
+mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;

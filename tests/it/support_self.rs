@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::support::fetch;
-use crate::support::local_postgres::{LocalPostgres, all_binaries};
+use crate::support::local_postgres::{LocalPostgres, all_binaries, running_as_root};
 use crate::support::postgres::{
     OwnCluster, TestDb, cluster, connect, local_binaries, newest_cluster,
 };
@@ -181,11 +181,78 @@ async fn a_durable_server_keeps_its_data_and_asks_for_its_password() {
                 .is_err()
         );
     }
-    for (file, mode) in [("", 0o700), ("password", 0o600), ("socket", 0o700)] {
+    // The server's account passes through a directory of root's.
+    let open = if running_as_root() { 0o711 } else { 0o700 };
+    for (file, mode) in [("", open), ("password", 0o600), ("socket", 0o700)] {
         let found = std::fs::metadata(home.join(file)).unwrap().mode() & 0o777;
         assert_eq!(found, mode, "{file}");
     }
     assert!(!format!("{server:?}").contains(password.trim()));
+}
+
+fn owner(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().uid()
+}
+
+#[tokio::test]
+async fn root_keeps_the_directory_and_gives_away_only_what_the_server_writes() {
+    if !running_as_root() {
+        return;
+    }
+    let scratch = Scratch::new("roots");
+    let home = scratch.0.join("home");
+    let binaries = local_binaries();
+    drop(LocalPostgres::durable(&binaries, &home, None).unwrap());
+    for name in ["", "lock", "owner", "password", "port"] {
+        assert_eq!(owner(&home.join(name)), 0, "{name}");
+    }
+    for name in ["data", "socket", "log", "log/server.log"] {
+        assert_ne!(owner(&home.join(name)), 0, "{name}");
+    }
+    let files: Vec<_> = std::fs::read_dir(&home).unwrap().collect();
+    assert_eq!(files.len(), 7, "nothing is left over: {files:?}");
+}
+
+#[tokio::test]
+async fn root_takes_an_older_directory_back_and_follows_no_link_in_it() {
+    if !running_as_root() {
+        return;
+    }
+    let scratch = Scratch::new("older");
+    let home = scratch.0.join("home");
+    let binaries = local_binaries();
+    let server = LocalPostgres::durable(&binaries, &home, None).unwrap();
+    let url = server.url("postgres");
+    connect(&url)
+        .await
+        .batch_execute("CREATE TABLE t AS SELECT 7 AS n")
+        .await
+        .unwrap();
+    drop(server);
+    // As older versions left it: all of it the account's, which may have replaced any file by now.
+    let account = owner(&home.join("data"));
+    drop(std::fs::remove_dir_all(home.join("log")));
+    for name in ["", "password"] {
+        std::os::unix::fs::chown(home.join(name), Some(account), None).unwrap();
+    }
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["port", "password", "lock", "owner"] {
+        let (file, aside) = (home.join(name), home.join("aside"));
+        let victim = scratch.0.join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::fs::rename(&file, &aside).unwrap();
+        std::os::unix::fs::symlink(&victim, &file).unwrap();
+        let error = LocalPostgres::durable(&binaries, &home, None).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(owner(&victim), 0);
+        std::fs::rename(&aside, &file).unwrap();
+    }
+
+    let server = LocalPostgres::durable(&binaries, &home, None).unwrap();
+    assert_eq!(number(&server.url("postgres"), "SELECT n FROM t").await, 7);
+    assert_eq!(server.url("postgres"), url);
+    assert_eq!(owner(&home), 0);
 }
 
 #[tokio::test]
