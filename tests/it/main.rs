@@ -26,6 +26,7 @@ mod schema_commit;
 mod schema_maintain;
 mod schema_roles;
 mod schema_store;
+mod schema_strangers;
 mod schema_write;
 mod seed_faults;
 #[cfg(feature = "server")]
