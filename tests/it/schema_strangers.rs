@@ -157,7 +157,7 @@ async fn an_owners_own_code_on_a_helper_is_refused_before_a_superuser_runs_it() 
              CREATE INDEX i ON cfg_meta (evil_key(channel)); DELETE FROM caught",
             "evil_key(text)",
         ),
-        ("CREATE DOMAIN d AS text; ALTER TABLE cfg_meta ALTER serves TYPE d", "type public.d"),
+        ("CREATE DOMAIN d AS text; ALTER TABLE cfg_meta ALTER serves TYPE d", "d, which"),
         ("CREATE TABLE child () INHERITS (cfg_meta)", "inheritance"),
         ("CREATE RULE r AS ON UPDATE TO cfg_meta DO ALSO SELECT evil_check()", "the rule r"),
         ("ALTER TABLE cfg_meta ENABLE ROW LEVEL SECURITY", "row security"),
