@@ -163,6 +163,9 @@ pub enum MigrateError {
 
 /// Creates or adopts the table and brings what stands beside it up to date. Running it again changes nothing.
 ///
+/// The notices of a new store go to `channel`; those of an installed one go where they went, because an instance that
+/// upgrades it with another setting must not turn them away from all others.
+///
 /// The session must not be in a transaction.
 ///
 /// # Errors
@@ -178,7 +181,31 @@ pub async fn migrate(
     in_transaction(client, names, async |client| apply(client, names).await).await
 }
 
-/// Renders what [`migrate`] would run, for psql, by whoever owns the table.
+/// Sends the notices of an installed store to another channel: what an administrator asks for, never an instance.
+///
+/// # Errors
+///
+/// See [`MigrateError`].
+pub(super) async fn set_channel(
+    client: &Client,
+    names: &Names,
+    channel: &str,
+) -> Result<(), MigrateError> {
+    let names = &names.with_channel(Identifier::parse(channel)?);
+    in_transaction(client, names, async |client| {
+        match installed(client, names).await? {
+            Installed::Yes { channel: found, .. } if found != channel => {}
+            Installed::Yes { .. } | Installed::No => return Ok(()),
+        }
+        Place::look(client, names).await?.require_owner(names)?;
+        client.batch_execute(&names.render(OWNER)).await?;
+        client.batch_execute(&names.render(CHANNEL)).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Renders what [`migrate`] would run, and the change of the channel, for psql, by whoever owns the table.
 ///
 /// # Errors
 ///
@@ -295,7 +322,6 @@ async fn apply(client: &Client, names: &Names) -> Result<Migrated, MigrateError>
             .batch_execute(&names.render(&record(name, sql)))
             .await?;
     }
-    client.batch_execute(&names.render(CHANNEL)).await?;
     let replaced_trigger = drop_seed_triggers(client, names).await?;
     client.batch_execute(&names.render(GRANTS)).await?;
     let (out_of_bounds, out_of_bounds_total) = if missing.is_empty() {
