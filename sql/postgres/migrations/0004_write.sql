@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION {fn_write}(keys text[], vals text[], expected bigint[
 RETURNS TABLE (revision bigint, id uuid, epoch uuid, at timestamptz, replayed boolean,
                key text, value text, key_revision bigint, changed boolean, anchor uuid)
 LANGUAGE plpgsql SECURITY INVOKER ROWS 1 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
 SET lock_timeout = '5s' AS {body}
 #variable_conflict use_column
 DECLARE
@@ -66,7 +66,7 @@ BEGIN
             key_revision := {fn_seal}();
             SELECT h.revision, h.id, h.epoch, h.at, false, true, r.id
             INTO revision, id, epoch, at, replayed, changed, anchor
-            FROM {head} h LEFT JOIN {revision} r ON r.revision = h.revision - 1;
+            FROM (SELECT * FROM {head} LIMIT 1) h LEFT JOIN {revision} r ON r.revision = h.revision - 1;
             RETURN NEXT;
             RETURN;
         END IF;
