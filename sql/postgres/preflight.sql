@@ -14,6 +14,10 @@ WITH t AS (
         ON a.attrelid = t.oid AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
     WHERE t.relkind = 'r'
 ), reasons (place, reason) AS (
+    SELECT 0, 'its database has the encoding ' || e.name || ', in which texts may hold bytes that no client can read; use a '
+           || 'database made with ENCODING ''UTF8'''
+    FROM pg_catalog.current_setting('server_encoding') e (name) WHERE e.name <> 'UTF8'
+    UNION ALL
     SELECT 1, CASE t.relkind
         WHEN 'p' THEN 'it is partitioned; use a plain table'
         WHEN 'f' THEN 'it is a foreign table; use a plain table in this database'

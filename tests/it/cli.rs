@@ -306,6 +306,24 @@ async fn migrate_adopts_a_table_and_says_what_it_did() {
 }
 
 #[tokio::test]
+async fn migrate_alone_changes_the_channel_of_an_installed_store() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let channel = async || -> String {
+        let row = client.query_one("SELECT channel FROM sync_config_meta", &[]);
+        row.await.unwrap().get(0)
+    };
+    ends(&db, 0, &["migrate"]).await;
+    assert_eq!(channel().await, "config_changes");
+    for name in ["Other \"one\"", "Other \"one\"", "config_changes"] {
+        let mut command = program(Some(db.url()), &["migrate"]);
+        let output = run(command.env("SYNC_CONFIG_CHANNEL", name)).await;
+        assert_code(&output, 0);
+        assert_eq!(channel().await, name);
+    }
+}
+
+#[tokio::test]
 async fn the_printed_migration_is_the_one_that_is_run() {
     let db = TestDb::new().await;
     let script = ends(

@@ -24,8 +24,10 @@ mod schema;
 mod schema_adopt;
 mod schema_commit;
 mod schema_maintain;
+mod schema_reads;
 mod schema_roles;
 mod schema_store;
+mod schema_strangers;
 mod schema_write;
 mod seed_faults;
 #[cfg(feature = "server")]

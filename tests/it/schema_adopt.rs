@@ -135,16 +135,19 @@ async fn rows_beyond_the_bounds_stay_and_are_named() {
 }
 
 #[tokio::test]
-async fn migrating_again_changes_nothing_but_the_channel() {
+async fn migrating_again_changes_nothing_nor_the_channel_of_all() {
     let mut store = TestStore::new().await;
     store
         .run("INSERT INTO {table} (key, value) VALUES ('a', '1')")
         .await;
     assert_eq!(store.migrate().await, Migrated::default());
     assert_eq!(store.revision().await, 1);
-    migrate(&store.client, &store.names, "Other \"one\"")
-        .await
-        .unwrap();
+    store
+        .run("DELETE FROM {migration} WHERE name = '0005_maintenance'")
+        .await;
+    // An upgrade by an instance with another setting.
+    let upgraded = migrate(&store.client, &store.names, "other").await.unwrap();
+    assert_eq!(upgraded.applied, ["0005_maintenance"]);
     match installed(&store.client, &store.names).await.unwrap() {
         Installed::Yes {
             major,
@@ -153,7 +156,7 @@ async fn migrating_again_changes_nothing_but_the_channel() {
             missing,
             newer,
         } => {
-            assert_eq!((major, channel.as_str()), (1, "Other \"one\""));
+            assert_eq!((major, channel.as_str()), (1, "cfg_changes"));
             assert_eq!((applied.len(), missing.len(), newer.len()), (5, 0, 0));
         }
         Installed::No => panic!("it is installed"),
@@ -353,6 +356,31 @@ async fn unfit_tables_are_refused_by_name_with_what_to_do() {
             "{sql}: {reason}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding_is_refused() {
+    let store = TestStore::plain("cfg").await;
+    let name = format!("{}_ascii", store.db.name());
+    store
+        .run(&format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+        .await;
+    let url = store.db.url().replace(store.db.name(), &name);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let error = migrate(&client, &store.names, "c")
+        .await
+        .unwrap_err()
+        .to_string();
+    drop(client);
+    connection.await.unwrap().unwrap();
+    store.run(&format!("DROP DATABASE {name}")).await;
+    assert!(
+        error.contains("SQL_ASCII") && error.contains("ENCODING 'UTF8'"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -99,6 +99,25 @@ BEGIN
 END
 {body};
 
+-- IF NOT EXISTS takes what somebody else put under a helper's name, between the look at the names and here, for ours; and
+-- the first row written to it would run that somebody's triggers with our rights.
+DO {body}
+DECLARE
+    taken text;
+BEGIN
+    SELECT x.name INTO taken
+    FROM pg_catalog.unnest({helper_literals}) x (name)
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(x.name)
+    JOIN pg_catalog.pg_class t ON t.oid = {table_literal}::regclass
+    WHERE c.relowner <> t.relowner
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'somebody else took the name % during the migration; drop it and try again', taken
+            USING ERRCODE = '42501';
+    END IF;
+END
+{body};
+
 -- The first state. Rows that were there before become revision 1 without a journal, and the floor above it says
 -- that nobody can resume across it. An empty table starts at revision 0.
 WITH found AS (

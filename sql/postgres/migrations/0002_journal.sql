@@ -30,6 +30,8 @@ END
 {body};
 
 -- The four functions below share one shape.
+--   0. LIMIT 1 tells the planner that the head has one row. Before it is analyzed hundreds would be expected, and all of the
+--      revisions read instead of one.
 --   1. One query: is there something to journal, and which change number has this transaction? It is that of its
 --      pending row; or, when this transaction's revision was taken already (SET CONSTRAINTS ... IMMEDIATE), that of
 --      this revision, which is then extended.
@@ -50,7 +52,7 @@ BEGIN
         RETURN NULL;
     END IF;
     SELECT coalesce(p.change, r.change), p.change IS NOT NULL INTO this, waiting
-    FROM {head} h
+    FROM (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {pending} p ON p.xid = pg_current_xact_id()
     LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now();
 
@@ -89,7 +91,7 @@ DECLARE
     stores text;
 BEGIN
     SELECT coalesce(p.change, r.change), p.change IS NOT NULL INTO this, waiting
-    FROM {head} h
+    FROM (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {pending} p ON p.xid = pg_current_xact_id()
     LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now()
     WHERE EXISTS (SELECT FROM new_rows);
@@ -142,7 +144,7 @@ DECLARE
     stores text;
 BEGIN
     SELECT coalesce(p.change, r.change), p.change IS NOT NULL INTO this, waiting
-    FROM {head} h
+    FROM (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {pending} p ON p.xid = pg_current_xact_id()
     LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now()
     WHERE EXISTS (SELECT FROM old_rows);
@@ -185,7 +187,7 @@ DECLARE
     stores text;
 BEGIN
     SELECT coalesce(p.change, r.change), p.change IS NOT NULL INTO this, waiting
-    FROM {head} h
+    FROM (SELECT * FROM {head} LIMIT 1) h
     LEFT JOIN {pending} p ON p.xid = pg_current_xact_id()
     LEFT JOIN {revision} r ON r.revision = h.revision AND h.xid = pg_current_xact_id() AND h.at = now()
     WHERE EXISTS (SELECT FROM {table});

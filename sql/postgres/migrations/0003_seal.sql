@@ -27,7 +27,7 @@ BEGIN
     IF several THEN
         -- Later statements may have taken back what earlier ones did; and the revision may have been taken already.
         SELECT h.revision INTO taken
-        FROM {head} h JOIN {revision} r ON r.revision = h.revision AND r.change = this
+        FROM (SELECT * FROM {head} LIMIT 1) h JOIN {revision} r ON r.revision = h.revision AND r.change = this
         WHERE h.xid = pg_current_xact_id() AND h.at = now();
         IF FOUND THEN
             RETURN {fn_extend}(this, taken);

@@ -6,11 +6,16 @@
 --
 -- Runs with the caller's rights. Decides correctly at READ COMMITTED: rows are locked in one statement and looked at
 -- in the next, whose snapshot is younger than the locks.
+--
+-- The plans are made once and looked up by key: one made while the table was small would read all of it later, with the
+-- head in hand. A row that somebody else has locked is waited for 5 s.
 CREATE OR REPLACE FUNCTION {fn_write}(keys text[], vals text[], expected bigint[], actor text,
                                       idempotency_key text, origin text)
 RETURNS TABLE (revision bigint, id uuid, epoch uuid, at timestamptz, replayed boolean,
                key text, value text, key_revision bigint, changed boolean, anchor uuid)
-LANGUAGE plpgsql SECURITY INVOKER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS {body}
+LANGUAGE plpgsql SECURITY INVOKER ROWS 1 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '5s' AS {body}
 #variable_conflict use_column
 DECLARE
     p_keys ALIAS FOR $1;
@@ -61,7 +66,7 @@ BEGIN
             key_revision := {fn_seal}();
             SELECT h.revision, h.id, h.epoch, h.at, false, true, r.id
             INTO revision, id, epoch, at, replayed, changed, anchor
-            FROM {head} h LEFT JOIN {revision} r ON r.revision = h.revision - 1;
+            FROM (SELECT * FROM {head} LIMIT 1) h LEFT JOIN {revision} r ON r.revision = h.revision - 1;
             RETURN NEXT;
             RETURN;
         END IF;

@@ -32,9 +32,9 @@ END
 
 -- Numbers what was altered behind the triggers, as one revision marked 'audit'; NULL when there is nothing to number.
 -- `olds` is what the caller believed, used only where the journal no longer knows. New values come from the table
--- alone, so that a caller that lies does no harm.
+-- alone, so that a caller that lies does no harm. In UTC, for the column of an adopted table that has no time zone.
 CREATE OR REPLACE FUNCTION {fn_reconcile}(keys text[], olds text[], instance text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET TimeZone = 'UTC' AS {body}
 DECLARE
     p_keys ALIAS FOR $1;
     p_olds ALIAS FOR $2;
@@ -76,8 +76,7 @@ BEGIN
     INSERT INTO {pending} (xid, change, several, mark) VALUES (pg_current_xact_id(), this, false, 'audit');
     -- A row that a running transaction has locked is skipped: waiting for it with the head in hand would be a
     -- deadlock, and that transaction sets the time itself. So is one beyond the bounds, which no update may touch.
-    -- The trigger puts the present time in the place of the given one.
-    UPDATE {table} t SET updated_at = '-infinity'
+    UPDATE {table} t SET updated_at = now()
     WHERE t.key IN (
         SELECT x.key FROM {table} x JOIN {journal} j ON j.change = this AND j.key = x.key::text COLLATE "C"
         WHERE octet_length(x.value::text) <= 1048576 AND x.key <> '' AND octet_length(x.key) <= 1020
@@ -90,7 +89,8 @@ END
 -- Forgets the oldest revisions with their journal: at most `batch`, only a prefix, never the newest, and none with
 -- a younger one before it. Stops after 50,000 journal rows too, so that one call stays short. Call until it says 0.
 CREATE OR REPLACE FUNCTION {fn_trim}(keep interval, batch integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET lock_timeout = '5s' AS {body}
 DECLARE
     last bigint;
     trimmed integer;
@@ -112,7 +112,9 @@ BEGIN
         RETURN 0;
     END IF;
     UPDATE {meta} m SET floor = greatest(m.floor, last + 1);
-    DELETE FROM {journal} j USING {revision} r WHERE r.revision <= last AND j.change = r.change;
+    -- Not a join, which would read the whole journal: the statistics often expect a change to have most of its rows.
+    DELETE FROM {journal} j
+        WHERE j.change = ANY (ARRAY(SELECT r.change FROM {revision} r WHERE r.revision <= last));
     DELETE FROM {revision} r WHERE r.revision <= last;
     GET DIAGNOSTICS trimmed = ROW_COUNT;
     RETURN trimmed;

@@ -1,5 +1,7 @@
--- The head, the id of our own revision ($1) if the store still has one of that number, and the last audit.
+-- The head, the id of our own revision ($1) if the store still has one of that number, the last audit and the
+-- channel of the notices.
 SELECT h.epoch::text, h.revision, h.id::text,
        (CASE WHEN h.revision = $1 THEN h.id ELSE r.id END)::text AS own_id,
-       m.audit_seq, m.audit_revision, m.audit_checksum, pg_catalog.pg_is_in_recovery()
+       m.audit_seq, m.audit_revision, m.audit_checksum, pg_catalog.pg_is_in_recovery(),
+       m.channel, (extract(epoch FROM m.audit_at) * 1000000)::bigint
 FROM (SELECT * FROM {head} LIMIT 1) h CROSS JOIN (SELECT * FROM {meta} LIMIT 1) m LEFT JOIN {revision} r ON r.revision = $1

@@ -33,12 +33,17 @@ impl Admin {
         self.store.description.clone()
     }
 
-    /// Brings the schema up to date. Answers with the table's name and what was done.
+    /// Brings the schema up to date and the notices to the channel of the settings. Answers with the table's name and
+    /// what was done.
     pub(crate) async fn migrate(&self) -> Result<(String, Migrated)> {
         let (client, names) = self.connect().await?;
-        let migrated = migrate::migrate(&client, &names, &self.store.settings.channel).await;
+        let channel = &self.store.settings.channel;
         // The transaction of a failed one is rolled back, the connection is as good as before.
-        Ok((names.table().to_string(), migrated.map_err(fault::migrate)?))
+        let migrated = migrate::migrate(&client, &names, channel).await;
+        let migrated = migrated.map_err(fault::migrate)?;
+        let set = migrate::set_channel(&client, &names, channel).await;
+        set.map_err(fault::migrate)?;
+        Ok((names.table().to_string(), migrated))
     }
 
     /// Removes everything beside the table. Answers with its name.

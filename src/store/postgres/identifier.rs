@@ -142,6 +142,9 @@ const TABLES: [&str; 7] = [
     "migration",
 ];
 
+/// A sequence and an index among the helpers, by the ending of their names.
+const OTHERS: [&str; 2] = ["change", "idempotency"];
+
 /// The functions of a store, by the ending of their names.
 const FUNCTIONS: [&str; 14] = [
     "touch",
@@ -162,9 +165,9 @@ const FUNCTIONS: [&str; 14] = [
 
 /// Every name of one store, ready to be put into an SQL text.
 ///
-/// The texts hold placeholders: `{table}`; `{head}` and the other helper tables; `{change}`, the sequence; `{fn_seal}`
-/// and the other functions, all quoted and with their schema. `{…_literal}` is the same as a string literal. `{body}`
-/// and `{text}` are dollar quotes that none of the names contains.
+/// The texts hold placeholders: `{table}`; `{head}` and the other helper tables; `{change}`, the sequence;
+/// `{idempotency}`, an index; `{fn_seal}` and the other functions, all quoted and with their schema. `{…_literal}` is
+/// the same as a string literal. `{body}` and `{text}` are dollar quotes that none of the names contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     table: QualifiedName,
@@ -245,8 +248,13 @@ impl Names {
             }
             "idempotency_name" => return Some(quote(&format!("{}_idempotency", self.table.table))),
             "fn_seal_literal" => return Some(literal(&format!("{}()", self.helper("seal")))),
+            "function_names" => {
+                let names =
+                    FUNCTIONS.map(|ending| literal(&format!("{}_{ending}", self.table.table)));
+                return Some(format!("ARRAY[{}]::name[]", names.join(", ")));
+            }
             "helper_literals" => {
-                let helpers = TABLES.iter().chain(["change"].iter());
+                let helpers = TABLES.iter().chain(&OTHERS);
                 let literals: Vec<_> = helpers
                     .map(|ending| literal(&self.helper(ending)))
                     .collect();
@@ -264,7 +272,7 @@ impl Names {
         if name == "table" {
             return Some(self.table.to_string());
         }
-        if name == "change" || TABLES.contains(&name) {
+        if OTHERS.contains(&name) || TABLES.contains(&name) {
             return Some(self.helper(name));
         }
         let function = name.strip_prefix("fn_")?;

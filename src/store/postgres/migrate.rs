@@ -47,6 +47,7 @@ const MIGRATIONS: [(&str, &str); 5] = [
 const BEGIN: &str = include_str!("../../../sql/postgres/begin.sql");
 const SERVER: &str = include_str!("../../../sql/postgres/server.sql");
 const EXISTS: &str = include_str!("../../../sql/postgres/exists.sql");
+const STRANGERS: &str = include_str!("../../../sql/postgres/strangers.sql");
 const PREFLIGHT: &str = include_str!("../../../sql/postgres/preflight.sql");
 const OWNER: &str = include_str!("../../../sql/postgres/owner.sql");
 const MIGRATION_TABLE: &str = include_str!("../../../sql/postgres/migration_table.sql");
@@ -162,6 +163,9 @@ pub enum MigrateError {
 
 /// Creates or adopts the table and brings what stands beside it up to date. Running it again changes nothing.
 ///
+/// The notices of a new store go to `channel`; those of an installed one go where they went, because an instance that
+/// upgrades it with another setting must not turn them away from all others.
+///
 /// The session must not be in a transaction.
 ///
 /// # Errors
@@ -177,7 +181,31 @@ pub async fn migrate(
     in_transaction(client, names, async |client| apply(client, names).await).await
 }
 
-/// Renders what [`migrate`] would run, for psql, by whoever owns the table.
+/// Sends the notices of an installed store to another channel: what an administrator asks for, never an instance.
+///
+/// # Errors
+///
+/// See [`MigrateError`].
+pub(super) async fn set_channel(
+    client: &Client,
+    names: &Names,
+    channel: &str,
+) -> Result<(), MigrateError> {
+    let names = &names.with_channel(Identifier::parse(channel)?);
+    in_transaction(client, names, async |client| {
+        match installed(client, names).await? {
+            Installed::Yes { channel: found, .. } if found != channel => {}
+            Installed::Yes { .. } | Installed::No => return Ok(()),
+        }
+        Place::look(client, names).await?.require_owner(names)?;
+        client.batch_execute(&names.render(OWNER)).await?;
+        client.batch_execute(&names.render(CHANNEL)).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Renders what [`migrate`] would run, and the change of the channel, for psql, by whoever owns the table.
 ///
 /// # Errors
 ///
@@ -186,10 +214,12 @@ pub fn script(names: &Names, channel: &str) -> Result<String, IdentifierError> {
     let names = names.with_channel(Identifier::parse(channel)?);
     let mut text = String::from("\\set ON_ERROR_STOP on\n");
     text.push_str(&names.render(BEGIN));
-    text.push_str(&names.render(&format!(
-        "DO {{body}}\nDECLARE\n    found_reason text;\nBEGIN\n    FOR found_reason IN\n{PREFLIGHT}    LOOP\n        \
-         RAISE EXCEPTION 'the table cannot be used: %', found_reason;\n    END LOOP;\nEND\n{{body}};\n"
-    )));
+    for refusals in [STRANGERS, PREFLIGHT] {
+        text.push_str(&names.render(&format!(
+            "DO {{body}}\nDECLARE\n    found_reason text;\nBEGIN\n    FOR found_reason IN\n{refusals}    LOOP\n        \
+             RAISE EXCEPTION 'the table cannot be used: %', found_reason;\n    END LOOP;\nEND\n{{body}};\n"
+        )));
+    }
     text.push_str(&names.render(OWNER));
     text.push_str(&names.render(MIGRATION_TABLE));
     for (name, sql) in MIGRATIONS {
@@ -232,8 +262,10 @@ pub async fn uninstall(client: &Client, names: &Names) -> Result<(), MigrateErro
 ///
 /// # Errors
 ///
-/// [`MigrateError::NewerMajor`], [`MigrateError::ChangedMigration`], or what the database says.
+/// [`MigrateError::Refused`] when something under a helper's name is not the owner's, [`MigrateError::NewerMajor`],
+/// [`MigrateError::ChangedMigration`], or what the database says.
 pub async fn installed(client: &Client, names: &Names) -> Result<Installed, MigrateError> {
+    refuse(names, reasons(client, &names.render(STRANGERS)).await?)?;
     if !exists(client, names).await?.helpers {
         return Ok(Installed::No);
     }
@@ -290,7 +322,6 @@ async fn apply(client: &Client, names: &Names) -> Result<Migrated, MigrateError>
             .batch_execute(&names.render(&record(name, sql)))
             .await?;
     }
-    client.batch_execute(&names.render(CHANNEL)).await?;
     let replaced_trigger = drop_seed_triggers(client, names).await?;
     client.batch_execute(&names.render(GRANTS)).await?;
     let (out_of_bounds, out_of_bounds_total) = if missing.is_empty() {
@@ -407,22 +438,33 @@ impl Place {
 }
 
 async fn refuse_unfit(client: &Client, names: &Names, place: &Place) -> Result<(), MigrateError> {
-    let mut reasons = Vec::new();
+    let mut found = Vec::new();
     let schema = quote(names.table().schema.as_str());
     if !place.schema_exists {
-        reasons.push(format!(
+        found.push(format!(
             "its schema does not exist; run CREATE SCHEMA {schema}"
         ));
     }
     if let Some(owner) = place.owner.as_ref().filter(|_| !place.owner_may_create) {
-        reasons.push(format!(
+        found.push(format!(
             "its owner may not create tables beside it; run GRANT CREATE ON SCHEMA {schema} TO {}",
             quote(owner)
         ));
     }
-    for row in query(client, &names.render(PREFLIGHT)).await? {
-        reasons.push(row.try_get(0)?);
-    }
+    found.extend(reasons(client, &names.render(PREFLIGHT)).await?);
+    refuse(names, found)
+}
+
+/// The reasons against a table, as a statement lists them.
+async fn reasons(client: &Client, sql: &str) -> Result<Vec<String>, MigrateError> {
+    let rows = query(client, sql).await?;
+    Ok(rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?)
+}
+
+fn refuse(names: &Names, reasons: Vec<String>) -> Result<(), MigrateError> {
     if reasons.is_empty() {
         return Ok(());
     }
