@@ -1,8 +1,7 @@
 //! Subscribers and waiters when they end: by themselves, by others, with the service.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sync_config::prelude::*;
 use sync_config::{Revision, SubscriptionId};
@@ -43,21 +42,20 @@ async fn callbacks_may_end_their_own_and_each_others_subscriptions() {
     let ids: Arc<Mutex<Vec<SubscriptionId>>> = Arc::default();
     let both_run = Arc::new(std::sync::Barrier::new(2));
     let ended = Probe::new();
-    let mut held = ids.lock().unwrap();
     for (own, other) in [(0, 1), (1, 0)] {
-        let (config, ids) = (Arc::downgrade(&one), ids.clone());
+        let (config, known) = (Arc::downgrade(&one), ids.clone());
         let (both_run, ended) = (both_run.clone(), ended.clone());
         let callback = move |_: &Event| {
             both_run.wait();
-            let ids = ids.lock().unwrap().clone();
+            let ids = known.lock().unwrap().clone();
             let config = config.upgrade().unwrap();
             config.unsubscribe(ids[other]);
             config.unsubscribe(ids[own]);
             ended.push(own);
         };
-        held.push(one.on_change(Filter::all(), callback).unwrap());
+        let id = one.on_change(Filter::all(), callback).unwrap();
+        ids.lock().unwrap().push(id);
     }
-    drop(held);
     one.set("k", 1).await.unwrap();
     ended.until("both", |ended| ended.len() == 2).await;
     assert_eq!(one.status().subscriptions, 0);
