@@ -1,6 +1,7 @@
 //! What the statements of a program read, and that they read no more than they need.
 
 use crate::schema_store::{TestStore, code, one, run};
+use crate::support::postgres::{TestDb, newest_cluster};
 
 const WRITE: &str = include_str!("../../sql/postgres/queries/write.sql");
 const PAGE: &str = include_str!("../../sql/postgres/queries/page.sql");
@@ -360,5 +361,35 @@ async fn a_repair_sets_the_present_time_where_the_triggers_are_disabled() {
         );
         let zone: String = store.one("SHOW TimeZone").await;
         assert_eq!(zone, "Asia/Kolkata");
+    }
+}
+
+#[tokio::test]
+async fn the_readmes_checksum_in_sql_is_the_one_it_tabulates() {
+    let readme = include_str!("../../README.md");
+    let (_, sql) = readme
+        .split_once("compare the bytes or their md5):\n\n```sql\n")
+        .expect("it stands there");
+    let (sql, _) = sql.split_once(';').unwrap();
+    let Some(newest) = newest_cluster() else {
+        return;
+    };
+    let db = TestDb::on(newest).await;
+    let client = db.client().await;
+    run(&client, "CREATE TABLE sync_config (key text, value jsonb)").await;
+    for (rows, wanted) in [
+        ("SELECT 'a', '1' WHERE false", "00000000"),
+        ("VALUES ('k', '169')", "002a57f5"),
+        ("VALUES ('b', '2'), ('a', '1')", "5f9c514f"),
+        (
+            r#"VALUES ('feature:new_ui', 'true'), ('limit:login', '100'), ('ä', '"ö"')"#,
+            "9d889403",
+        ),
+    ] {
+        let fill = format!(
+            "TRUNCATE sync_config; INSERT INTO sync_config SELECT k, v::jsonb FROM ({rows}) r (k, v)"
+        );
+        run(&client, &fill).await;
+        assert_eq!(one::<String>(&client, sql).await, wanted, "{rows}");
     }
 }

@@ -34,7 +34,8 @@ END
 -- `olds` is what the caller believed, used only where the journal no longer knows. New values come from the table
 -- alone, so that a caller that lies does no harm. In UTC, for the column of an adopted table that has no time zone.
 CREATE OR REPLACE FUNCTION {fn_reconcile}(keys text[], olds text[], instance text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET TimeZone = 'UTC' AS {body}
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET lock_timeout = '5s' SET TimeZone = 'UTC' AS {body}
 DECLARE
     p_keys ALIAS FOR $1;
     p_olds ALIAS FOR $2;

@@ -8,5 +8,5 @@ WITH page AS (
 SELECT p.revision, p.id::text, p.epoch::text, p.floor, j.key, j.old, j.new
 FROM page p
 LEFT JOIN LATERAL (SELECT j.key, j.old, j.new FROM {journal} j WHERE j.change = p.change AND p.revision > $1
-                   ORDER BY j.change, j.key OFFSET 0) j ON true
+                   ORDER BY j.change, j.key LIMIT (SELECT 9223372036854775807)) j ON true
 ORDER BY p.revision
