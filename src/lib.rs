@@ -74,7 +74,8 @@ pub mod schema {
         Identifier, IdentifierError, Names, QualifiedName,
     };
     pub use crate::store::postgres::migrate::{
-        Installed, MAJOR, MigrateError, Migrated, installed, migrate, script, uninstall,
+        Installed, MAJOR, MigrateError, Migrated, installed, migrate, script, set_channel,
+        uninstall,
     };
 }
 

@@ -186,7 +186,7 @@ pub async fn migrate(
 /// # Errors
 ///
 /// See [`MigrateError`].
-pub(super) async fn set_channel(
+pub async fn set_channel(
     client: &Client,
     names: &Names,
     channel: &str,
