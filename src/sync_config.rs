@@ -92,8 +92,8 @@ pub trait SyncConfig: Send + Sync + 'static {
 
     /// Calls back with every matching change, in revision order, each once. See [`crate::Event`].
     ///
-    /// Callbacks run on threads of their own; one that blocks or panics harms nobody else. They may read, write (from
-    /// another task), subscribe and unsubscribe.
+    /// Callbacks run on threads of their own; one that blocks or panics harms nobody else, until 256 block at once. They
+    /// may read, write (from another task), subscribe and unsubscribe.
     ///
     /// # Errors
     ///
@@ -125,7 +125,8 @@ pub trait SyncConfig: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::is_timeout`], and [`Error::is_other_epoch`] when the target is of a history that was replaced.
+    /// [`Error::is_timeout`], [`Error::is_closed`] after shutdown, and [`Error::is_other_epoch`] when the target is of a
+    /// history that was replaced.
     async fn wait_for(&self, target: Target, timeout: Duration) -> Result<Revision>;
 
     /// What this instance knows of itself.

@@ -21,7 +21,7 @@ pub(super) async fn watch(settings: Settings, prefix: String) -> Result<(), Fail
             drop(failed.try_send(error));
         }
     };
-    let subscription = service.on_change(Filter::prefix(prefix).with_state(), print_event)?;
+    service.on_change(Filter::prefix(prefix).with_state(), print_event)?;
     let ended = tokio::select! {
         signal = tokio::signal::ctrl_c() => match signal {
             Ok(()) => Ok(()),
@@ -29,7 +29,7 @@ pub(super) async fn watch(settings: Settings, prefix: String) -> Result<(), Fail
         },
         Some(failure) = failure.recv() => Err(failure),
     };
-    service.unsubscribe(subscription);
+    // Not unsubscribed first: that would wait for a callback whose reader has stopped reading; this waits 2 s at most.
     service.shutdown().await?;
     ended
 }

@@ -384,3 +384,22 @@ async fn the_help_documents_the_exit_codes_and_hides_the_password() {
     );
     assert!(!help.contains("hunter2"));
 }
+
+#[tokio::test]
+async fn a_watch_whose_reader_has_stopped_reading_ends_with_sigint_too() {
+    let db = TestDb::new().await;
+    ends(&db, 0, &["set", "k", "1"]).await;
+    let mut command = program(Some(db.url()), &["watch"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
+    // Far more than a pipe takes, of which only the beginning is read.
+    let sql = "UPDATE sync_config SET value = to_jsonb(repeat('x', 1000000))";
+    db.client().await.batch_execute(sql).await.unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap());
+    timeout(PATIENCE, told.fill_buf()).await.unwrap().unwrap();
+    signal(child.id().unwrap(), "INT").await;
+    let ended = timeout(PATIENCE, child.wait()).await;
+    assert_eq!(ended.expect("it ends").unwrap().code(), Some(0));
+}
