@@ -4,6 +4,7 @@
 //! What does not fit is forgotten and replaced by a strange notice, which leads to a read.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -26,6 +27,7 @@ pub(crate) enum Heard {
 pub(crate) struct Mailbox {
     content: Mutex<Content>,
     arrived: Notify,
+    used: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -36,8 +38,14 @@ struct Content {
 }
 
 impl Mailbox {
+    /// Whether any notice has ever arrived.
+    pub(crate) fn in_use(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Drops a notice's text in.
     pub(crate) fn put(&self, text: &str) {
+        self.used.store(true, Ordering::Relaxed);
         let mut content = self.lock();
         match Notice::decode(text) {
             Some(notice) => content.put(notice),

@@ -11,11 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
 use futures_util::{TryStreamExt, pin_mut};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls, Socket};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls, Socket, Statement,
+};
 
 use super::identifier::quote;
 use super::queries::Queries;
@@ -52,6 +54,9 @@ pub(super) struct PgListener {
     hold: String,
     head: String,
     page: String,
+    /// The page's statement, prepared: planning takes longer than reading one revision. Only where notices arrive, which
+    /// they do not through a transaction pooler, and there a prepared statement would be missing now and then.
+    plan: OnceCell<Statement>,
     entries: String,
     /// `None` on a session that was taken from a pool.
     channel: Option<String>,
@@ -109,6 +114,7 @@ impl PgListener {
             hold: queries.hold.clone(),
             head: queries.head.clone(),
             page: queries.page.clone(),
+            plan: OnceCell::new(),
             entries: queries.entries.clone(),
             channel: channel.map(str::to_owned),
             mailbox,
@@ -171,8 +177,16 @@ impl Listener for PgListener {
         let what = "reading the journal";
         let client = self.client.lock().await;
         let client = client.as_ref().ok_or_else(gone)?;
-        let params = [(rows::number(after), Type::INT8)];
-        let stream = moving(what, client.query_typed_raw(&self.page, params)).await?;
+        let stream = if self.mailbox.in_use() {
+            let plan = self.plan.get_or_try_init(|| async {
+                moving(what, client.prepare_typed(&self.page, &[Type::INT8])).await
+            });
+            let after = [rows::number(after)];
+            moving(what, client.query_raw(plan.await?, after)).await?
+        } else {
+            let params = [(rows::number(after), Type::INT8)];
+            moving(what, client.query_typed_raw(&self.page, params)).await?
+        };
         pin_mut!(stream);
         let mut found = Vec::new();
         while let Some(row) = moving(what, stream.try_next()).await? {
