@@ -6,7 +6,9 @@ use sync_config::Mode as How;
 use sync_config::prelude::*;
 
 use crate::fleet::{in_step, record, until_status};
-use crate::ground::{changed_revisions, equal_to_the_table, quick, start, terminate, until_push};
+use crate::ground::{
+    changed_revisions, equal_to_the_table, quick, run, start, terminate, until_push,
+};
 use crate::support::deaf::DeafProxy;
 use crate::support::postgres::{TestDb, cluster};
 use crate::support::wait::{PATIENCE, eventually};
@@ -120,4 +122,25 @@ async fn without_notifications_instances_poll_and_converge() {
     assert_eq!(changed_revisions(&events), (1..=10).collect::<Vec<_>>());
     equal_to_the_table(&[&one, &two], &db.client().await).await;
     assert_eq!(two.status().counters.notices_missed, 0, "none was expected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_was_changed_elsewhere_is_said_and_polled_around() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    until_push(&service).await;
+    let client = db.client().await;
+    run(&client, "UPDATE sync_config_meta SET channel = 'elsewhere'").await;
+    let deaf = |status: &sync_config::Status| {
+        let why = status.reason.as_deref().unwrap_or_default();
+        status.mode == How::Poll && why.contains("elsewhere")
+    };
+    until_status(&service, "deaf by name", deaf).await;
+    run(
+        &client,
+        "INSERT INTO sync_config (key, value) VALUES ('k', '1')",
+    )
+    .await;
+    until_status(&service, "polled", |status| status.revision.get() == 1).await;
+    assert_eq!(service.get_i64("k", 0), 1);
 }
