@@ -115,8 +115,17 @@ impl Repair {
         }
     }
 
-    /// A whole table came: audits before it say nothing about it.
+    /// A whole table came: audits before it say nothing about it. Nor does a fork that was proven of the table before it:
+    /// if there is another, the next page proves it anew, and begins an epoch for it.
     pub(super) fn loaded(&mut self, audit: Option<AuditReport>) {
+        if let Some(owed) = self.demand.take_if(|owed| owed.cause == ResyncCause::Fork)
+            && !owed.tickets.is_empty()
+        {
+            self.demand = Some(Demand {
+                cause: ResyncCause::Asked,
+                ..owed
+            });
+        }
         self.audits_seen = audit.map_or(0, |audit| audit.number);
         self.verifying = None;
         self.ahead_peer = None;

@@ -101,6 +101,15 @@ impl Database {
         self.durable.table != self.durable.tracked
     }
 
+    /// Keys whose row is not what the journal's last word says.
+    pub(super) fn altered(&self) -> Vec<Key> {
+        let (table, tracked) = (&self.durable.table, &self.durable.tracked);
+        let keys = table.keys().chain(tracked.keys());
+        keys.filter(|key| table.get(*key) != tracked.get(*key))
+            .cloned()
+            .collect()
+    }
+
     pub(super) fn revision_of(&self, key: &Key) -> Revision {
         let known = self.durable.revision_of.get(key);
         known.copied().unwrap_or_default()

@@ -264,7 +264,15 @@ impl World {
                     return Some(Item::Deliver(audited, None));
                 }
             }
-            Item::Report(revision, checksum) => database.report(revision, checksum),
+            Item::Report(revision, checksum) => {
+                database.report(revision, checksum);
+                // The host then compares table and journal, for what no replica remembers otherwise.
+                let altered = database.altered();
+                let repairs = self.hosts[at].config.sync_on_mismatch;
+                if repairs && self.database.reconcile(now, &altered).is_some() {
+                    self.notify_head();
+                }
+            }
             Item::Reconcile(keys) => {
                 if database.reconcile(now, &keys).is_some() {
                     self.notify_head();
