@@ -88,6 +88,21 @@ fn a_second_fork_is_not_told_while_the_epoch_is_being_rotated() {
 }
 
 #[test]
+fn a_fork_that_was_proven_of_an_older_table_does_not_replace_the_next_one() {
+    let mut script = Script::ready();
+    script.pass(2_000);
+    assert_eq!(script.head(2, None), "forked; rotate");
+    assert_eq!(script.feed(Input::Rotated), "snapshot");
+    let again = script.committed(Some(103), own(4, &[("a", "5")]));
+    assert_eq!(again, "forked; rotate", "while the snapshot streams");
+    let said = script.snapshot(2, &[("b", "2")]);
+    assert!(said.starts_with("resynced fork 2"), "{said}");
+    script.page(Some(2), &[]);
+    let said = script.feed(Input::Rotated);
+    assert_eq!(said, "", "nothing is known against this table");
+}
+
+#[test]
 fn who_is_below_the_floor_takes_a_snapshot() {
     let mut script = Script::ready();
     script.notice(9);
