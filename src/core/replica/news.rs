@@ -34,8 +34,8 @@ impl Replica {
                 }
             }
             Some(Notice::Changed { epoch, revision }) => match cursor {
-                // A notice of the present epoch that lies not ahead is our own write's or a late one; but the
-                // database also sends one when it begins a new epoch, with the number it stands at.
+                // A notice that lies not ahead is our own write's or a late one. Revision 0 is what the database sends
+                // under the old epoch when it begins a new one.
                 Some(cursor) if cursor.epoch == epoch && revision > cursor.revision => {
                     session.fetch = true;
                 }
