@@ -85,10 +85,23 @@ async fn one_lost_notice_is_found_at_the_next_head_check_and_counted() {
     let writer = start(direct.clone()).await;
     let reader = start(direct.listen_database_url(proxy.url(db.url()))).await;
     let seen = record(&reader, Filter::all());
-    // Once a notice has led to a page, no page of the start is under way that could find the next revision.
+    // The first change's notice has passed, and two checks since: no older notice is left that could be swallowed
+    // instead, and no page is under way that could find the next revision.
+    let passed = proxy.passed();
     writer.set("k", 0).await.unwrap();
-    seen.until("the change, by its notice", |seen| seen.len() == 1)
-        .await;
+    seen.until("the first change", |seen| seen.len() == 1).await;
+    eventually("its notice", PATIENCE, async || {
+        (proxy.passed() > passed).then_some(())
+    })
+    .await;
+    for check in ["a check", "another check"] {
+        // The wall clock's share of it trembles by microseconds.
+        let before = reader
+            .status()
+            .proven_at
+            .map(|at| at + Duration::from_millis(50));
+        until_status(&reader, check, |status| status.proven_at > before).await;
+    }
     proxy.swallow(1);
     writer.set("k", 1).await.unwrap();
     let limit = Duration::from_secs(3);
