@@ -84,6 +84,24 @@ impl Error {
         .into()
     }
 
+    pub(crate) fn unknown(what: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Kind::OutcomeUnknown {
+            what: what.into(),
+            problem: problem.to_string(),
+        }
+        .into()
+    }
+
+    /// The same, told to another of those whom it concerns.
+    pub(crate) fn retold(&self, what: String) -> Self {
+        match &*self.0 {
+            Kind::OutcomeUnknown { problem, .. } => Self::unknown(what, problem),
+            Kind::Unavailable { problem, .. } => Self::unavailable(what, problem),
+            Kind::Closed => Kind::Closed.into(),
+            other => Self::refused(what, other),
+        }
+    }
+
     pub(crate) fn refused(what: impl Into<String>, problem: impl fmt::Display) -> Self {
         Kind::Refused {
             what: what.into(),

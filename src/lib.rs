@@ -63,6 +63,7 @@ pub use self::service::{Builder, ConfigService, connect};
 pub use self::settings::{SPECS, Settings, Spec};
 pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
 pub use self::store::memory::MemoryDatabase;
+pub use self::store::postgres::joined::Joined;
 pub use self::store::{Recorded, RecordedChange};
 pub use self::subscription::{Callback, Event, Filter, SubscriptionId};
 pub use self::sync_config::{SyncConfig, SyncConfigExt, Target};

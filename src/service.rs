@@ -6,18 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use deadpool_postgres::Pool;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+use tokio_postgres::Transaction;
 
-use crate::core::replica::{Committed, Config};
+use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
-use crate::runtime::{Driver, Engine, Intervals, clock};
+use crate::runtime::{Driver, Engine, Intervals, Writer, clock};
 use crate::settings::Settings;
 use crate::status::Status;
 use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
-use crate::store::{Recorded, Store, WriteRequest};
+use crate::store::postgres::joined::{self, Joined};
+use crate::store::{Answered, Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target};
 use crate::write::{Batch, Written};
@@ -41,7 +44,7 @@ pub struct Builder {
 
 enum Source {
     Url,
-    Pool(deadpool_postgres::Pool),
+    Pool(Pool),
     Memory(MemoryDatabase),
 }
 
@@ -80,7 +83,7 @@ impl Builder {
     /// address from the settings' `listen_database_url`, else `database_url`; they have to lead to the same store. Without
     /// either, a connection taken from the pool polls.
     #[must_use]
-    pub fn pool(mut self, pool: deadpool_postgres::Pool) -> Self {
+    pub fn pool(mut self, pool: Pool) -> Self {
         self.source = Source::Pool(pool);
         self
     }
@@ -109,23 +112,21 @@ impl Builder {
     pub async fn start(self) -> Result<Arc<ConfigService>> {
         self.settings.check()?;
         let instance = clock::random();
-        let store: Arc<dyn Store> = match self.source {
+        let (store, postgres): (Arc<dyn Store>, _) = match self.source {
             Source::Memory(database) => {
                 let sources = Sources {
                     wall: clock::wall,
                     random: clock::random,
                 };
-                database.store(instance, sources)
+                (database.store(instance, sources), None)
             }
-            Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
-            Source::Pool(pool) => {
-                Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
-            }
+            Source::Url => on_postgres(&self.settings, None, instance)?,
+            Source::Pool(pool) => on_postgres(&self.settings, Some(pool), instance)?,
         };
         if self.wait {
             store.prepare().await?;
         }
-        let service = ConfigService::start(&self.settings, store, instance);
+        let service = ConfigService::start(&self.settings, store, postgres, instance);
         if self.wait
             && let Err(error) = service.first_load(self.settings.request_timeout).await
         {
@@ -136,10 +137,21 @@ impl Builder {
     }
 }
 
+/// A store on PostgreSQL, as what every store is and as what only it is.
+type OnPostgres = (Arc<dyn Store>, Option<Arc<PostgresStore>>);
+
+fn on_postgres(settings: &Settings, pool: Option<Pool>, instance: u64) -> Result<OnPostgres> {
+    let store = Arc::new(PostgresStore::new(settings, pool, instance)?);
+    Ok((store.clone(), Some(store)))
+}
+
 /// An instance of the configuration store: share it as `Arc<dyn SyncConfig>`.
 pub struct ConfigService {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
+    /// The same, if it is on PostgreSQL.
+    postgres: Option<Arc<PostgresStore>>,
+    writer: Writer,
     request_timeout: Duration,
     stop: watch::Sender<bool>,
     driver: Mutex<Option<JoinHandle<()>>>,
@@ -147,7 +159,12 @@ pub struct ConfigService {
 }
 
 impl ConfigService {
-    fn start(settings: &Settings, store: Arc<dyn Store>, instance: u64) -> Arc<Self> {
+    fn start(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        postgres: Option<Arc<PostgresStore>>,
+        instance: u64,
+    ) -> Arc<Self> {
         let config = Config {
             instance,
             check_interval: settings.check_interval,
@@ -170,9 +187,12 @@ impl ConfigService {
         let driver = Driver::new(engine.clone(), store.clone(), actions, intervals);
         let driver = Mutex::new(Some(tokio::spawn(driver.run(stopped))));
         let request_timeout = settings.request_timeout;
+        let writer = Writer::new(engine.clone(), store.clone());
         Arc::new(Self {
             engine,
             store,
+            postgres,
+            writer,
             request_timeout,
             stop,
             driver,
@@ -206,6 +226,65 @@ impl ConfigService {
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         self.store.history(after, limit).await
+    }
+
+    /// Writes within a transaction of the caller's: both are committed, or neither. Any transaction of the store's database
+    /// will do, from a pool of the application's or another connection.
+    ///
+    /// The revision is taken when the caller commits, so that a transaction that lingers holds up nobody but writers of the
+    /// same keys. After the commit [`ConfigService::committed`] tells it. An idempotency key is refused: whether the
+    /// transaction has been done before is the application's to know.
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     config: &sync_config::ConfigService,
+    /// #     client: &mut tokio_postgres::Client,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sync_config::prelude::*;
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("UPDATE account SET plan = 'pro' WHERE id = 42", &[]).await?;
+    /// let limit = Batch::new().put("tenant:42:limit", 10_000);
+    /// let joined = config.write_in(&transaction, limit).await?;
+    /// transaction.commit().await?;
+    /// let cursor = config.committed(&joined).await?; // and this instance reads it
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_conflict`] when a precondition does not hold: nothing was written and the transaction goes on. After any
+    /// error of the database itself the transaction can only be rolled back. At REPEATABLE READ and above, a write that met
+    /// another one is [`Error::is_retryable`], as are waits of more than 5 s for a row.
+    pub async fn write_in(&self, transaction: &Transaction<'_>, batch: Batch) -> Result<Joined> {
+        self.open()?;
+        let request = request(batch)?;
+        let what = request.what();
+        let postgres = self.postgres.as_ref();
+        let postgres = postgres.ok_or_else(|| joined::elsewhere(&what))?;
+        if request.idempotency_key.is_some() {
+            let problem = "an idempotency key needs a transaction of its own; write with `write`";
+            return Err(Error::refused(what, problem));
+        }
+        postgres.write_in(transaction, &request).await
+    }
+
+    /// The revision of a joined write, once its transaction is committed. Returns when this instance reads it. `None` when the
+    /// transaction was rolled back, is not committed yet, or changed nothing in the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`] when the database cannot be reached, [`Error::is_other_epoch`] when its history was replaced
+    /// meanwhile, [`Error::is_timeout`] when this instance could not follow within `request_timeout`.
+    pub async fn committed(&self, joined: &Joined) -> Result<Option<Cursor>> {
+        self.open()?;
+        let postgres = self.postgres.as_ref();
+        let postgres = postgres.ok_or_else(|| joined::elsewhere("a joined write"))?;
+        let cursor = postgres.numbered(joined).await?;
+        if let Some(cursor) = cursor {
+            self.wait_for(cursor.into(), self.request_timeout).await?;
+        }
+        Ok(cursor)
     }
 
     /// The revision shown; `None` before the first load. Cheap, unlike a status or a snapshot.
@@ -257,41 +336,25 @@ impl SyncConfig for ConfigService {
             .engine
             .clock
             .at(self.engine.clock.now() + self.request_timeout);
-        let (actor, idempotency_key) = (batch.actor.clone(), batch.idempotency_key.clone());
-        let request = WriteRequest {
-            items: batch.into_items()?,
-            actor,
-            idempotency_key,
-        };
-        let answer = self.store.write(&request).await?;
-        let (epoch, revision, id) = (answer.epoch, answer.journaled.revision, answer.journaled.id);
-        // A replay tells the values of now, which may be of later revisions: it is fetched like any other news.
-        let visible = if answer.changed && !answer.replayed {
-            self.engine
-                .committed(
-                    Committed {
-                        epoch,
-                        anchor: answer.anchor,
-                        journaled: answer.journaled,
-                    },
-                    deadline,
-                )
-                .await
-        } else {
-            // What it found there already may not have reached this instance yet.
-            self.engine.shows(epoch, revision, false, deadline).await
-        };
-        let cursor = Cursor {
-            epoch,
-            revision,
-            id,
-        };
+        let (answered, followed) = self.writer.write(request(batch)?, deadline).await?;
+        let Answered {
+            cursor,
+            changed,
+            replayed,
+            keys,
+        } = answered;
+        // What it found there already may not have reached this instance yet; a replay tells the values of now, which may
+        // be of later revisions, and is fetched like any other news.
+        let shown = self
+            .engine
+            .shows(cursor.epoch, cursor.revision, followed, deadline);
+        let visible = shown.await;
         Ok(Written {
             cursor,
-            changed: answer.changed,
+            changed,
             visible,
-            replayed: answer.replayed,
-            keys: answer.keys,
+            replayed,
+            keys,
         })
     }
 
@@ -345,12 +408,22 @@ impl SyncConfig for ConfigService {
             {
                 tracing::error!(%error, "the driver panicked");
             }
+            self.writer.close().await;
             self.engine.close().await;
             self.store.close().await;
             tracing::info!("shut down");
         }
         Ok(())
     }
+}
+
+fn request(batch: Batch) -> Result<WriteRequest> {
+    let (actor, idempotency_key) = (batch.actor.clone(), batch.idempotency_key.clone());
+    Ok(WriteRequest {
+        items: batch.into_items()?,
+        actor,
+        idempotency_key,
+    })
 }
 
 impl fmt::Debug for ConfigService {

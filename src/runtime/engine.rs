@@ -129,17 +129,14 @@ impl Engine {
         self.replica().next_deadline()
     }
 
-    /// Takes a committed write of this instance in and waits until reads show it, at most until `deadline`.
-    pub(crate) async fn committed(
-        &self,
-        committed: Committed,
-        deadline: tokio::time::Instant,
-    ) -> bool {
-        let (epoch, revision) = (committed.epoch, committed.journaled.revision);
-        self.book.open().counters.writes += 1;
+    /// Takes a committed revision of this instance in, which so many writes made. Answers whether its epoch had been shown
+    /// before.
+    pub(crate) fn committed(&self, committed: Committed, writes: u64) -> bool {
+        let epoch = committed.epoch;
+        self.book.open().counters.writes += writes;
         let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
         self.feed(Input::Committed(committed));
-        self.shows(epoch, revision, followed, deadline).await
+        followed
     }
 
     /// Waits until reads show what the database answered a write with, at most until `deadline`. `followed` says that its

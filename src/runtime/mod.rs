@@ -11,6 +11,7 @@ mod driver;
 mod engine;
 mod errands;
 mod subscriptions;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -18,3 +19,4 @@ mod tests;
 pub(crate) use driver::Driver;
 pub(crate) use engine::Engine;
 pub(crate) use errands::Intervals;
+pub(crate) use writer::Writer;

@@ -13,7 +13,9 @@ use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::Result;
 use crate::status::Mode;
 use crate::store::memory::{MemoryDatabase, Sources};
-use crate::store::{Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
+use crate::store::{
+    GroupAnswer, Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest,
+};
 
 /// A store whose first head check panics, as a defect would.
 struct Defective {
@@ -40,6 +42,12 @@ impl Store for Defective {
     }
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
         self.inner.write(request).await
+    }
+    async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
+        self.inner.write_group(requests).await
+    }
+    fn writers(&self) -> usize {
+        self.inner.writers()
     }
     async fn notify(&self, text: &str) -> Result<()> {
         self.inner.notify(text).await

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::core::replica::{Head, Loaded, Page};
-use crate::core::{Checksum, Cursor, Epoch, Journaled, Key, Revision, RevisionId};
-use crate::error::Result;
+use crate::core::replica::{Committed, Head, Loaded, Page};
+use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
 
 pub(crate) use mailbox::{Heard, Mailbox};
@@ -33,8 +33,17 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Opens the session that reads and hears.
     async fn open(&self) -> Result<Arc<dyn Listener>>;
 
-    /// Writes all items in one transaction, or none.
+    /// Writes all items in one transaction, or none. May wait for rows that other transactions have locked.
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer>;
+
+    /// Writes several requests in one transaction, each decided by itself and none waiting for another transaction's rows.
+    ///
+    /// No key stands in two of them, at most one has an idempotency key, and all have the same actor. An error concerns
+    /// all: unless it says that the outcome is unknown, nothing of any was written.
+    async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer>;
+
+    /// How many writes may be under way at once.
+    fn writers(&self) -> usize;
 
     /// Sends a notice on a connection of its own.
     async fn notify(&self, text: &str) -> Result<()>;
@@ -106,7 +115,7 @@ impl Task {
     }
 }
 
-/// One transaction to be written.
+/// What one caller wants written in one transaction.
 #[derive(Debug)]
 pub(crate) struct WriteRequest {
     pub(crate) items: Vec<Item>,
@@ -114,14 +123,61 @@ pub(crate) struct WriteRequest {
     pub(crate) idempotency_key: Option<String>,
 }
 
+impl WriteRequest {
+    /// Names it by its keys.
+    pub(crate) fn what(&self) -> String {
+        match self.items.as_slice() {
+            [only] => format!("writing key \"{}\"", only.key.escape_debug()),
+            many => format!("writing {} keys", many.len()),
+        }
+    }
+
+    /// The bytes of its keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        let item = |item: &Item| {
+            let value = item.value.as_ref().map_or(0, |value| value.as_json().len());
+            item.key.len() + value
+        };
+        self.items.iter().map(item).sum()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.items.iter().map(|item| &item.key)
+    }
+}
+
 /// What a committed transaction did.
 #[derive(Debug)]
 pub(crate) struct WriteAnswer {
-    pub(crate) epoch: Epoch,
-    /// The id of the revision before it, if that is known.
-    pub(crate) anchor: Option<RevisionId>,
-    /// The revision it made with its net changes; without changes the newest revision.
-    pub(crate) journaled: Journaled,
+    /// The revision it made, for the core; `None` when it made none.
+    pub(crate) committed: Option<Committed>,
+    pub(crate) answered: Answered,
+}
+
+/// What a committed transaction of several writes did.
+#[derive(Debug)]
+pub(crate) struct GroupAnswer {
+    /// The revision it made, for the core; `None` when it made none.
+    pub(crate) committed: Option<Committed>,
+    /// What became of each request, in their order.
+    pub(crate) members: Vec<Member>,
+}
+
+/// What became of one write of several.
+#[derive(Debug)]
+pub(crate) enum Member {
+    Answered(Answered),
+    /// Its condition did not hold: nothing of it was written.
+    Refused(Error),
+    /// Another transaction has one of its rows: nothing of it was written. Alone it may wait for that row.
+    Held,
+}
+
+/// What one caller is told of a committed write.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// The revision it made; if it changed nothing, the newest one.
+    pub(crate) cursor: Cursor,
     pub(crate) changed: bool,
     pub(crate) replayed: bool,
     pub(crate) keys: Vec<WrittenKey>,

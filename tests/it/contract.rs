@@ -292,35 +292,41 @@ async fn concurrent_writers_are_heard_once_each_and_in_order(fleet: Fleet) {
         for lane in 0..4 {
             let config = service.clone();
             tasks.push(tokio::spawn(async move {
+                let mut newest = 0;
                 for turn in 0..20 {
-                    config
-                        .set(&format!("k:{lane}"), format!("{number}-{turn}"))
-                        .await
-                        .unwrap();
+                    let key = format!("k:{lane}");
+                    let written = config.set(&key, format!("{number}-{turn}")).await;
+                    newest = written.unwrap().revision().get();
                 }
+                newest
             }));
         }
     }
+    let mut newest = 0;
     for task in tasks {
-        task.await.unwrap();
+        newest = task.await.unwrap().max(newest);
     }
+    assert!((20..=160).contains(&newest), "writes may share a revision");
     let all: Vec<_> = services.iter().collect();
-    in_step(&all, Revision::new(160)).await;
+    in_step(&all, Revision::new(newest)).await;
     for probe in probes {
         let seen = probe
-            .until("every revision", |seen| seen.len() >= 160)
+            .until("every revision", |seen| seen.len() as u64 >= newest)
             .await;
         let revisions: Vec<u64> = seen.iter().map(Seen::revision).collect();
-        assert_eq!(revisions, (1..=160).collect::<Vec<_>>());
+        assert_eq!(revisions, (1..=newest).collect::<Vec<_>>());
         let mut table = std::collections::BTreeMap::new();
+        let mut heard = 0;
         for event in seen {
             let Seen::Changed(_, _, changes) = event else {
                 panic!("{event:?}")
             };
             for (key, old, new) in changes {
                 assert_eq!(table.insert(key, new.clone()).flatten(), old);
+                heard += 1;
             }
         }
+        assert_eq!(heard, 160, "each write once");
     }
 }
 

@@ -40,4 +40,6 @@ mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+mod write_groups;
+mod write_joined;
 mod write_outcomes;

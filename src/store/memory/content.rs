@@ -5,13 +5,13 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use crate::core::notice::Notice;
-use crate::core::replica::AuditReport;
+use crate::core::replica::{AuditReport, Committed};
 use crate::core::{
     Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
 use crate::error::{Kind, Result};
-use crate::store::{Mailbox, RecordedChange};
-use crate::write::{Item, Precondition};
+use crate::store::{Answered, Mailbox, RecordedChange, WriteRequest};
+use crate::write::{Item, Precondition, WrittenKey};
 
 /// Time and randomness, which come from outside.
 #[derive(Clone, Copy)]
@@ -132,12 +132,62 @@ impl Content {
         }
     }
 
-    pub(super) fn replay(&self, idempotency_key: &str) -> Option<(Revision, &Kept)> {
+    /// The revision that an earlier write under an idempotency key made.
+    pub(super) fn replay(&self, idempotency_key: &str) -> Option<Revision> {
         let found = |kept: &Kept| kept.idempotency_key.as_deref() == Some(idempotency_key);
-        self.journal
-            .iter()
-            .find(|(_, kept)| found(kept))
-            .map(|(revision, kept)| (*revision, kept))
+        let mut journal = self.journal.iter();
+        journal.find_map(|(revision, kept)| found(kept).then_some(*revision))
+    }
+
+    /// What writing an item changes, if anything.
+    pub(super) fn change(&self, item: &Item) -> Option<RecordedChange> {
+        let change = RecordedChange {
+            key: item.key.clone(),
+            old: self.entries.get(&item.key).map(|row| row.text.clone()),
+            new: item.value.as_ref().map(|value| value.as_json().into()),
+        };
+        (change.old != change.new).then_some(change)
+    }
+
+    /// What a write is answered that is among those a revision was made of, or changed nothing.
+    pub(super) fn answer(&self, request: &WriteRequest, made: Option<&Committed>) -> Answered {
+        let changes = made.map_or(&[][..], |made| &made.journaled.changes);
+        let changed = |key: &Key| changes.iter().any(|change| change.key == *key);
+        self.answered(request, self.cursor(), false, changed)
+    }
+
+    /// What a write is answered that had been done before.
+    pub(super) fn replayed(&self, request: &WriteRequest, revision: Revision) -> Answered {
+        let kept = self.journal.get(&revision);
+        let changes = kept.map_or(&[][..], |kept| &kept.changes);
+        let changed = |key: &Key| changes.iter().any(|change| change.key == *key);
+        let cursor = Cursor {
+            epoch: self.epoch,
+            revision,
+            id: kept.map_or(self.id, |kept| kept.id),
+        };
+        self.answered(request, cursor, true, changed)
+    }
+
+    fn answered(
+        &self,
+        request: &WriteRequest,
+        cursor: Cursor,
+        replayed: bool,
+        changed: impl Fn(&Key) -> bool,
+    ) -> Answered {
+        let key = |item: &Item| WrittenKey {
+            key: item.key.clone(),
+            entry: self.entry(&item.key),
+            changed: changed(&item.key),
+        };
+        let keys: Vec<WrittenKey> = request.items.iter().map(key).collect();
+        Answered {
+            cursor,
+            changed: keys.iter().any(|key| key.changed),
+            replayed,
+            keys,
+        }
     }
 
     /// Gives the changes a revision and tells the listeners.

@@ -13,13 +13,12 @@ use async_trait::async_trait;
 pub(crate) use self::content::Sources;
 use self::content::{Content, Kept, journaled};
 use super::{
-    Heard, Listener, Mailbox, Recorded, RecordedChange, Store, Task, WriteAnswer, WriteRequest,
+    GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
-use crate::core::replica::{AuditReport, Head, Loaded, Page};
+use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};
 use crate::core::{Checksum, Cursor, Epoch, Fold, Journaled, Key, Revision};
-use crate::error::Result;
-use crate::write::WrittenKey;
+use crate::error::{Error, Kind, Result};
 
 /// Revisions in one page.
 const PAGE: usize = 1_024;
@@ -94,6 +93,14 @@ impl Shared {
     }
 }
 
+/// What is to become of a request.
+enum Judged {
+    Written,
+    /// An earlier write under its idempotency key made this revision.
+    Replayed(Revision),
+    Refused(Error),
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     fn describe(&self) -> String {
@@ -112,65 +119,60 @@ impl Store for MemoryStore {
     }
 
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
+        let answer = self.write_group(&[request]).await?;
+        match answer.members.into_iter().next() {
+            Some(Member::Answered(answered)) => Ok(WriteAnswer {
+                committed: answer.committed,
+                answered,
+            }),
+            Some(Member::Refused(error)) => Err(error),
+            Some(Member::Held) | None => Err(Kind::EmptyWrite.into()),
+        }
+    }
+
+    async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
         let mut content = self.shared.content();
-        let epoch = content.epoch;
-        let replayed = request
-            .idempotency_key
-            .as_deref()
-            .and_then(|key| content.replay(key));
-        let (journaled, changed, replayed) = match replayed {
-            Some((revision, kept)) => (journaled(revision, kept), true, true),
-            None => {
-                for item in &request.items {
-                    content.check(item)?;
-                }
-                let changes: Vec<RecordedChange> = request
-                    .items
-                    .iter()
-                    .map(|item| RecordedChange {
-                        key: item.key.clone(),
-                        old: content.entries.get(&item.key).map(|row| row.text.clone()),
-                        new: item.value.as_ref().map(|value| value.as_json().into()),
-                    })
-                    .filter(|change| change.old != change.new)
-                    .collect();
-                if changes.is_empty() {
-                    let Cursor { revision, id, .. } = content.cursor();
-                    let none = Journaled {
-                        revision,
-                        id,
-                        at_micros: 0,
-                        origin: None,
-                        changes: Vec::new(),
-                    };
-                    (none, false, false)
-                } else {
-                    let sealed = content.seal(
-                        changes,
-                        self.instance,
-                        request.idempotency_key.clone(),
-                        self.sources,
-                    );
-                    (sealed, true, false)
-                }
+        let (mut changes, mut idempotency_key) = (Vec::new(), None);
+        let judge = |request: &&WriteRequest| {
+            let key = request.idempotency_key.as_deref();
+            if let Some(revision) = key.and_then(|key| content.replay(key)) {
+                return Judged::Replayed(revision);
             }
+            if let Err(error) = request
+                .items
+                .iter()
+                .try_for_each(|item| content.check(item))
+            {
+                return Judged::Refused(error);
+            }
+            changes.extend(request.items.iter().filter_map(|item| content.change(item)));
+            idempotency_key = key.map(str::to_owned).or_else(|| idempotency_key.take());
+            Judged::Written
         };
-        let touched =
-            |key: &Key| !replayed && journaled.changes.iter().any(|change| change.key == *key);
-        let keys = request.items.iter().map(|item| WrittenKey {
-            key: item.key.clone(),
-            entry: content.entry(&item.key),
-            changed: touched(&item.key),
+        let judged: Vec<Judged> = requests.iter().map(judge).collect();
+        let committed = (!changes.is_empty()).then(|| {
+            let anchor = content.id_of(content.revision);
+            let journaled = content.seal(changes, self.instance, idempotency_key, self.sources);
+            Committed {
+                epoch: content.epoch,
+                anchor,
+                journaled,
+            }
         });
-        let before = journaled.revision.get().checked_sub(1).map(Revision::new);
-        Ok(WriteAnswer {
-            epoch,
-            anchor: before.and_then(|before| content.id_of(before)),
-            keys: keys.collect(),
-            changed,
-            replayed,
-            journaled,
-        })
+        let members = requests
+            .iter()
+            .zip(judged)
+            .map(|(request, judged)| match judged {
+                Judged::Written => Member::Answered(content.answer(request, committed.as_ref())),
+                Judged::Replayed(revision) => Member::Answered(content.replayed(request, revision)),
+                Judged::Refused(error) => Member::Refused(error),
+            });
+        let members = members.collect();
+        Ok(GroupAnswer { committed, members })
+    }
+
+    fn writers(&self) -> usize {
+        1
     }
 
     async fn notify(&self, text: &str) -> Result<()> {

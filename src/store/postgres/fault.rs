@@ -24,8 +24,8 @@ pub(super) fn read(what: &str, error: &tokio_postgres::Error) -> Error {
 pub(super) fn write(what: &str, error: &tokio_postgres::Error, items: &[Item]) -> Error {
     match error.as_db_error() {
         Some(db) if of_the_statement(db) => of_write(what, db, items),
-        Some(db) => unknown(what, db.message()),
-        None => unknown(what, &cause(error)),
+        Some(db) => Error::unknown(what, db.message()),
+        None => Error::unknown(what, cause(error)),
     }
 }
 
@@ -40,14 +40,6 @@ fn of_the_statement(db: &DbError) -> bool {
         None => db.severity() == "ERROR",
     };
     error && !lost
-}
-
-pub(super) fn unknown(what: &str, problem: &str) -> Error {
-    Kind::OutcomeUnknown {
-        what: what.to_owned(),
-        problem: problem.to_owned(),
-    }
-    .into()
 }
 
 /// An error of taking a connection from the pool: nothing was sent.
@@ -76,7 +68,7 @@ pub(super) fn migrate(error: MigrateError) -> Error {
 fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
     let code = db.code();
     if code.code() == "SC001" {
-        return conflict(db, items);
+        return refused_condition(db, items);
     }
     if *code == SqlState::CHECK_VIOLATION && db.constraint() == Some("sync_config_value_bounds") {
         return Kind::Value {
@@ -175,7 +167,7 @@ fn constraint(db: &DbError) -> String {
         .map_or_else(String::new, |name| format!(", constraint {name}"))
 }
 
-fn conflict(db: &DbError, items: &[Item]) -> Error {
+fn refused_condition(db: &DbError, items: &[Item]) -> Error {
     let detail: serde_json::Value = db
         .detail()
         .and_then(|text| serde_json::from_str(text).ok())
@@ -186,11 +178,6 @@ fn conflict(db: &DbError, items: &[Item]) -> Error {
             .and_then(serde_json::Value::as_i64)
             .unwrap_or_default()
     };
-    let shown = |number: i64| match number {
-        0 => "absent".to_owned(),
-        -1 => "present".to_owned(),
-        revision => format!("at revision {revision}"),
-    };
     let key = detail
         .get("key")
         .and_then(|key| key.as_str())
@@ -198,10 +185,22 @@ fn conflict(db: &DbError, items: &[Item]) -> Error {
     let key = key
         .or_else(|| items.first().map(|item| item.key.clone()))
         .unwrap_or_else(|| Key::stored("?"));
+    conflict(key, number("expected"), number("actual"))
+}
+
+/// A condition that did not hold, in the numbers of the statements.
+pub(super) fn conflict(key: Key, expected: i64, actual: i64) -> Error {
+    let shown = |number: i64| match number {
+        0 => "absent".to_owned(),
+        -1 => "present".to_owned(),
+        -2 => "changed earlier in this transaction".to_owned(),
+        i64::MAX => "at revision 0".to_owned(),
+        revision => format!("at revision {revision}"),
+    };
     Kind::Conflict {
         key,
-        expected: shown(number("expected")),
-        actual: shown(number("actual")),
+        expected: shown(expected),
+        actual: shown(actual),
     }
     .into()
 }

@@ -146,7 +146,7 @@ const TABLES: [&str; 7] = [
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 14] = [
+const FUNCTIONS: [&str; 17] = [
     "touch",
     "on_insert",
     "on_update",
@@ -156,6 +156,9 @@ const FUNCTIONS: [&str; 14] = [
     "seal",
     "extend",
     "write",
+    "write_group",
+    "write_in",
+    "changing",
     "claim",
     "report_audit",
     "reconcile",

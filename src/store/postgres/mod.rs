@@ -10,6 +10,7 @@ pub(crate) mod admin;
 mod fault;
 mod fold;
 pub(crate) mod identifier;
+pub(crate) mod joined;
 mod lent;
 mod listener;
 pub(crate) mod migrate;
@@ -31,8 +32,8 @@ use self::lent::Lent;
 use self::listener::PgListener;
 use self::migrate::Installed;
 use self::queries::Queries;
-use super::{Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use super::{GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
+use crate::core::{Checksum, Cursor, Epoch, Key, Revision, Value};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 use crate::write::{Item, Precondition};
@@ -211,6 +212,29 @@ impl PostgresStore {
         Ok(rows.into_iter().next())
     }
 
+    /// Runs a statement that writes, within the request timeout. The outer error means that it was not sent, or that
+    /// nobody knows what became of it; the inner one is the server's answer.
+    async fn send(
+        &self,
+        what: &str,
+        sql: fn(&Queries) -> &String,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<std::result::Result<Vec<Row>, tokio_postgres::Error>> {
+        let deadline = tokio::time::sleep(self.settings.request_timeout);
+        pin_mut!(deadline);
+        let ready = async { Ok::<_, Error>((self.prepared().await?, self.client(what).await?)) };
+        let (prepared, client) = tokio::select! {
+            ready = ready => ready?,
+            () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
+        };
+        let answer = tokio::select! {
+            answer = client.query_typed(sql(&prepared.queries), params) => answer,
+            () = &mut deadline => return Err(Error::unknown(what, "no answer in time")),
+        };
+        client.give_back();
+        Ok(answer)
+    }
+
     /// Makes sure that the session reads the store that the pool writes.
     async fn same_store(&self, listener: &PgListener) -> Result<()> {
         let what = "comparing the pool with the listening session";
@@ -298,40 +322,58 @@ impl Store for PostgresStore {
     }
 
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
-        let what = rows::what(&request.items);
-        let deadline = tokio::time::sleep(self.settings.request_timeout);
-        pin_mut!(deadline);
-        let ready = async { Ok::<_, Error>((self.prepared().await?, self.client(&what).await?)) };
-        let (prepared, client) = tokio::select! {
-            ready = ready => ready?,
-            () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
-        };
         let items = &request.items;
-        let keys: Vec<&str> = items.iter().map(|item| item.key.as_str()).collect();
-        let values: Vec<Option<&str>> = items
-            .iter()
-            .map(|item| item.value.as_ref().map(|value| value.as_json()))
-            .collect();
-        let conditional = items.iter().any(|item| item.precondition.is_some());
-        let expected: Option<Vec<Option<i64>>> =
-            conditional.then(|| items.iter().map(expected).collect());
+        let what = request.what();
+        let columns = Columns::of(items.iter());
+        let expected = columns.conditional.then_some(&columns.expected);
         let origin = self.instance_text();
         let params: [(&(dyn ToSql + Sync), Type); 6] = [
-            (&keys, Type::TEXT_ARRAY),
-            (&values, Type::TEXT_ARRAY),
+            (&columns.keys, Type::TEXT_ARRAY),
+            (&columns.values, Type::TEXT_ARRAY),
             (&expected, Type::INT8_ARRAY),
             (&request.actor, Type::TEXT),
             (&request.idempotency_key, Type::TEXT),
             (&origin, Type::TEXT),
         ];
-        let answer = tokio::select! {
-            answer = client.query_typed(&prepared.queries.write, &params) => answer,
-            () = &mut deadline => return Err(fault::unknown(&what, "no answer in time")),
-        };
-        client.give_back();
+        let answer = self.send(&what, |queries| &queries.write, &params).await?;
         let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
         rows::write_answer(items, &answer, self.instance)
-            .ok_or_else(|| fault::unknown(&what, "the answer could not be understood"))
+            .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
+    }
+
+    async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
+        let what = format!("{} writes in one transaction", requests.len());
+        let columns = Columns::of(requests.iter().flat_map(|request| &request.items));
+        let member = |(number, request): (i32, &&WriteRequest)| vec![number; request.items.len()];
+        let members: Vec<i32> = (0..).zip(requests).flat_map(member).collect();
+        let actor = requests
+            .first()
+            .and_then(|request| request.actor.as_deref());
+        let keyed = (0i32..)
+            .zip(requests)
+            .find_map(|(number, request)| Some((number, request.idempotency_key.as_deref()?)));
+        let (idempotent, idempotency_key) = keyed.unzip();
+        let origin = self.instance_text();
+        let params: [(&(dyn ToSql + Sync), Type); 8] = [
+            (&columns.keys, Type::TEXT_ARRAY),
+            (&columns.values, Type::TEXT_ARRAY),
+            (&columns.expected, Type::INT8_ARRAY),
+            (&members, Type::INT4_ARRAY),
+            (&actor, Type::TEXT),
+            (&idempotency_key, Type::TEXT),
+            (&idempotent, Type::INT4),
+            (&origin, Type::TEXT),
+        ];
+        let answer = self
+            .send(&what, |queries| &queries.write_group, &params)
+            .await?;
+        let answer = answer.map_err(|error| fault::write(&what, &error, &[]))?;
+        rows::group_answer(requests, &answer, self.instance)
+            .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
+    }
+
+    fn writers(&self) -> usize {
+        self.pool.status().max_size
     }
 
     async fn notify(&self, text: &str) -> Result<()> {
@@ -459,6 +501,32 @@ impl Store for PostgresStore {
     async fn close(&self) {
         if self.own_pool {
             self.pool.close();
+        }
+    }
+}
+
+/// Items as the statements take them.
+struct Columns<'a> {
+    keys: Vec<&'a str>,
+    values: Vec<Option<&'a str>>,
+    expected: Vec<Option<i64>>,
+    conditional: bool,
+}
+
+impl<'a> Columns<'a> {
+    fn of(items: impl Iterator<Item = &'a Item>) -> Self {
+        let (mut keys, mut values, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
+        for item in items {
+            keys.push(item.key.as_str());
+            values.push(item.value.as_ref().map(Value::as_json));
+            conditions.push(expected(item));
+        }
+        let conditional = conditions.iter().any(Option::is_some);
+        Self {
+            keys,
+            values,
+            expected: conditions,
+            conditional,
         }
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use crate::core::replica::{AuditReport, Head, Page};
+use crate::core::replica::{AuditReport, Committed, Head, Page};
 use crate::core::{
     Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
 use crate::error::Error;
-use crate::store::{Recorded, RecordedChange, WriteAnswer};
+use crate::store::{
+    Answered, GroupAnswer, Member, Recorded, RecordedChange, WriteAnswer, WriteRequest,
+};
 use crate::write::{Item, WrittenKey};
 
 pub(super) fn strange(what: &str) -> Error {
@@ -17,14 +19,6 @@ pub(super) fn strange(what: &str) -> Error {
         what,
         "the database's answer could not be understood; is the schema this program's?",
     )
-}
-
-/// Names a write by its keys.
-pub(super) fn what(items: &[Item]) -> String {
-    match items {
-        [only] => format!("writing key \"{}\"", only.key.escape_debug()),
-        many => format!("writing {} keys", many.len()),
-    }
 }
 
 pub(super) fn number(revision: Revision) -> i64 {
@@ -45,6 +39,15 @@ pub(super) fn cursor(row: &Row) -> Option<Cursor> {
     Some(Cursor {
         epoch,
         revision: revision(row.try_get(1).ok()?)?,
+        id: revision_id(row.try_get(2).ok()?)?,
+    })
+}
+
+/// The revision in a row of `numbered.sql`, if there is one.
+pub(super) fn numbered(row: &Row, epoch: Epoch) -> Option<Cursor> {
+    Some(Cursor {
+        epoch,
+        revision: revision(row.try_get::<_, Option<i64>>(1).ok()??)?,
         id: revision_id(row.try_get(2).ok()?)?,
     })
 }
@@ -222,12 +225,48 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
 
 /// Collects the rows of `write.sql`.
 pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Option<WriteAnswer> {
+    let mut committed = Vec::new();
+    let answered = answered(items, rows, &mut committed)?;
+    let committed = sealed(rows, instance, committed);
+    Some(WriteAnswer {
+        committed,
+        answered,
+    })
+}
+
+/// Collects the rows of `write_group.sql`.
+pub(super) fn group_answer(
+    requests: &[&WriteRequest],
+    mut rows: &[Row],
+    instance: u64,
+) -> Option<GroupAnswer> {
+    let (all, mut changes) = (rows, Vec::new());
+    let mut members = Vec::with_capacity(requests.len());
+    for request in requests {
+        let (own, rest) = rows.split_at_checked(request.items.len())?;
+        rows = rest;
+        members.push(match own.first()?.try_get::<_, &str>(11).ok()? {
+            "held" => Member::Held,
+            "refused" => Member::Refused(refused(&request.items, own)?),
+            "written" | "replayed" => {
+                Member::Answered(answered(&request.items, own, &mut changes)?)
+            }
+            _ => return None,
+        });
+    }
+    let newest = all
+        .iter()
+        .find(|row| row.try_get(4).is_ok_and(|replayed: bool| !replayed));
+    let committed = newest.and_then(|row| sealed(std::slice::from_ref(row), instance, changes));
+    Some(GroupAnswer { committed, members })
+}
+
+/// What one write's rows tell its caller; what it changed is added to `changes`.
+fn answered(items: &[Item], rows: &[Row], changes: &mut Vec<JournaledChange>) -> Option<Answered> {
     let first = rows.first()?;
-    let epoch: Epoch = first.try_get::<_, &str>(2).ok()?.parse().ok()?;
     let at_micros: i64 = first.try_get(3).ok()?;
     let replayed: bool = first.try_get(4).ok()?;
     let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.len());
-    let mut changes = Vec::new();
     for (item, row) in items.iter().zip(rows) {
         if row.try_get::<_, &str>(5).ok()? != item.key.as_str() {
             return None;
@@ -235,24 +274,13 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
         let text: Option<&str> = row.try_get(6).ok()?;
         let changed: bool = row.try_get(8).ok()?;
         let updated = row.try_get::<_, Option<i64>>(9).ok()?.unwrap_or(at_micros);
-        let entry = match text {
-            Some(text) => {
-                let revision = row
-                    .try_get::<_, Option<i64>>(7)
-                    .ok()?
-                    .and_then(revision)
-                    .unwrap_or_default();
-                let updated = if changed { at_micros } else { updated };
-                Some(Arc::new(Entry::new(
-                    item.key.clone(),
-                    Value::stored(text),
-                    revision,
-                    updated,
-                )))
-            }
-            None => None,
-        };
-        if changed {
+        let updated = if changed { at_micros } else { updated };
+        let at = row.try_get::<_, Option<i64>>(7).ok()?.and_then(revision);
+        let entry = text.map(|text| {
+            let (key, value) = (item.key.clone(), Value::stored(text));
+            Arc::new(Entry::new(key, value, at.unwrap_or_default(), updated))
+        });
+        if changed && !replayed {
             changes.push(JournaledChange {
                 key: item.key.clone(),
                 new: text.map(Arc::from),
@@ -267,20 +295,46 @@ pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Optio
     if keys.len() != items.len() {
         return None;
     }
+    Some(Answered {
+        cursor: Cursor {
+            epoch: first.try_get::<_, &str>(2).ok()?.parse().ok()?,
+            revision: revision(first.try_get(0).ok()?)?,
+            id: revision_id(first.try_get(1).ok()?)?,
+        },
+        changed: keys.iter().any(|key| key.changed),
+        replayed,
+        keys,
+    })
+}
+
+/// The revision that a transaction with changes made.
+fn sealed(rows: &[Row], instance: u64, changes: Vec<JournaledChange>) -> Option<Committed> {
+    if changes.is_empty() {
+        return None;
+    }
+    let row = rows.first()?;
     let journaled = Journaled {
-        revision: revision(first.try_get(0).ok()?)?,
-        id: revision_id(first.try_get(1).ok()?)?,
-        at_micros,
+        revision: revision(row.try_get(0).ok()?)?,
+        id: revision_id(row.try_get(1).ok()?)?,
+        at_micros: row.try_get(3).ok()?,
         origin: Some(instance),
         changes,
     };
-    let changed = keys.iter().any(|key| key.changed);
-    Some(WriteAnswer {
-        epoch,
-        anchor: revision_id(first.try_get(10).ok()?),
+    Some(Committed {
+        epoch: row.try_get::<_, &str>(2).ok()?.parse().ok()?,
+        anchor: revision_id(row.try_get(10).ok()?),
         journaled,
-        changed,
-        replayed,
-        keys,
+    })
+}
+
+/// The condition that did not hold, in the rows of a refused write.
+fn refused(items: &[Item], rows: &[Row]) -> Option<Error> {
+    items.iter().zip(rows).find_map(|(item, row)| {
+        let found: i64 = row.try_get::<_, Option<i64>>(12).ok()??;
+        Some(super::fault::conflict(
+            item.key.clone(),
+            super::expected(item)?,
+            found,
+        ))
     })
 }
