@@ -27,6 +27,7 @@ pub(crate) mod backoff;
 mod change;
 mod checksum;
 mod entry;
+mod finite;
 mod history;
 mod key;
 pub(crate) mod notice;
