@@ -8,7 +8,7 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::address::cause;
 use super::migrate::MigrateError;
-use crate::core::{Key, ValueError};
+use crate::core::{Key, Revision, ValueError};
 use crate::error::{Error, Kind};
 use crate::write::Item;
 
@@ -202,6 +202,7 @@ fn conflict(db: &DbError, items: &[Item]) -> Error {
         key,
         expected: shown(number("expected")),
         actual: shown(number("actual")),
+        at: super::rows::revision(number("actual")).filter(|at| *at > Revision::ZERO),
     }
     .into()
 }
