@@ -126,13 +126,24 @@ impl Subscriptions {
 
     /// Ends a subscription, and waits for its callback if that is running. The caller holds no lock.
     pub(crate) fn remove(&self, id: SubscriptionId) -> bool {
+        let removed = self.take(id);
+        if let Some(subscription) = &removed {
+            subscription.wait_for_call();
+        }
+        removed.is_some()
+    }
+
+    /// Ends a subscription. A callback that runs, or is about to, goes on.
+    pub(crate) fn release(&self, id: SubscriptionId) -> bool {
+        self.take(id).is_some()
+    }
+
+    fn take(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
         let removed = lock(&self.all).remove(&id);
-        let Some(subscription) = removed else {
-            return false;
-        };
-        subscription.close();
-        subscription.wait_for_call();
-        true
+        if let Some(subscription) = &removed {
+            subscription.close();
+        }
+        removed
     }
 
     pub(crate) fn len(&self) -> usize {
