@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::core::{DecodeError, Key, KeyError, Revision, ValueError};
+use crate::core::{DecodeError, Key, KeyError, Prefix, Revision, ValueError};
 
 /// What this library's fallible functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,6 +39,8 @@ pub(crate) enum Kind {
         key: Key,
         expected: String,
         actual: String,
+        /// The revision of the key's entry, if it has one.
+        at: Option<Revision>,
     },
     #[error("{what}: {problem}")]
     Refused { what: String, problem: String },
@@ -110,6 +112,32 @@ impl Error {
         .into()
     }
 
+    /// The same with keys as a view names them: without its prefix.
+    pub(crate) fn within(mut self, prefix: &Prefix) -> Self {
+        match &mut *self.0 {
+            Kind::Value { key, .. } | Kind::Conflict { key, .. } | Kind::DuplicateKey(key) => {
+                *key = prefix.strip(key).unwrap_or_else(|| key.clone());
+            }
+            Kind::Refused { what, .. }
+            | Kind::Denied { what, .. }
+            | Kind::Unavailable { what, .. }
+            | Kind::Retryable { what, .. }
+            | Kind::OutcomeUnknown { what, .. }
+            | Kind::Timeout { what, .. } => {
+                let named = format!("key \"{}", prefix.as_str().escape_debug());
+                *what = what.replacen(&named, "key \"", 1);
+            }
+            Kind::Key(_)
+            | Kind::EmptyWrite
+            | Kind::Setting { .. }
+            | Kind::NotReady
+            | Kind::Decode(_)
+            | Kind::OtherEpoch { .. }
+            | Kind::Closed => {}
+        }
+        self
+    }
+
     /// Trying the same again may work: the database was away or busy, and nothing was written.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -126,6 +154,16 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(*self.0, Kind::Conflict { .. })
+    }
+
+    /// The revision of the entry that a precondition met instead of what it expected, if the key has one: what to
+    /// [`wait_for`](crate::SyncConfig::wait_for) before reading the key again.
+    #[must_use]
+    pub fn conflicting_revision(&self) -> Option<Revision> {
+        match *self.0 {
+            Kind::Conflict { at, .. } => at,
+            _ => None,
+        }
     }
 
     /// Nothing has been loaded yet.
@@ -243,6 +281,7 @@ mod tests {
             key: key.clone(),
             expected: "absent".to_owned(),
             actual: "there".to_owned(),
+            at: None,
         };
         let value = Kind::Value {
             key: key.clone(),
@@ -261,5 +300,17 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_view_names_its_own_keys() {
+        let prefix = Prefix::parse("a\"b:").unwrap();
+        let error = Error::unavailable("writing key \"a\\\"b:k\"", "gone").within(&prefix);
+        assert!(
+            error.to_string().starts_with("writing key \"k\":"),
+            "{error}"
+        );
+        let error = Error::from(Kind::DuplicateKey(Key::stored("a\"b:k"))).within(&prefix);
+        assert!(error.to_string().starts_with("key \"k\" stands"), "{error}");
     }
 }

@@ -22,6 +22,9 @@
 //!   [`MemoryDatabase`].
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
+//! - [`SyncConfigExt::live`] gives a handle that is read in nanoseconds, [`LiveGroup`] a struct of them;
+//!   [`SyncConfigExt::scoped`] shows the keys under a prefix as a [`SyncConfig`] of its own, [`SyncConfigExt::map`] as a
+//!   [`TypedMap`]; [`SyncConfigExt::changes`] is a stream of changes.
 //! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.
 //! - [`schema`] is the table's schema, for programs that migrate by themselves.
 //!
@@ -29,7 +32,7 @@
 //!
 //! `core` is pure: a state machine of inputs and actions that decides what enters the table. `store` is the seam to a
 //! database, with PostgreSQL and memory behind it. `runtime` drives the core, keeps the cache and calls subscribers back.
-//! `service` puts them together. With feature `server` there is `sync-config serve`, with feature `cli` the command line.
+//! `service` puts them together, and `typed` builds on the trait alone. With feature `server` there is `sync-config serve`, with feature `cli` the command line.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -49,6 +52,7 @@ mod status;
 mod store;
 mod subscription;
 mod sync_config;
+mod typed;
 #[cfg(feature = "cli")]
 mod wire;
 mod write;
@@ -65,8 +69,12 @@ pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::postgres::joined::Joined;
 pub use self::store::{Recorded, RecordedChange};
-pub use self::subscription::{Callback, Event, Filter, SubscriptionId};
-pub use self::sync_config::{SyncConfig, SyncConfigExt, Target};
+pub use self::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
+pub use self::sync_config::{SyncConfig, SyncConfigExt, Target, WrongType};
+pub use self::typed::{
+    Changes, Live, LiveGroup, LiveKeys, LiveReader, LiveRef, Rejection, Scoped, TypedEntries,
+    TypedMap,
+};
 pub use self::write::{Batch, Precondition, Written, WrittenKey};
 
 /// The table's schema in PostgreSQL: what `sync-config migrate` does, for programs that do it themselves.
@@ -83,8 +91,8 @@ pub mod schema {
 /// What most programs need: `use sync_config::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, Builder, ConfigService, Event, Filter, Precondition, Settings, SyncConfig,
-        SyncConfigExt,
+        Batch, Builder, ConfigService, Event, Filter, Live, LiveGroup, LiveKeys, Precondition,
+        Settings, SyncConfig, SyncConfigExt, TypedMap,
     };
 }
 

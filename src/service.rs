@@ -1,8 +1,8 @@
 //! The service that an application holds: builder, start, and the trait's implementation.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Transaction;
 
 use crate::core::replica::Config;
-use crate::core::{Checksum, Cursor, Entry, Revision, Snapshot};
+use crate::core::{Checksum, Cursor, Entry, Key, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::runtime::{Driver, Engine, Intervals, Writer, clock};
 use crate::settings::Settings;
@@ -21,8 +21,8 @@ use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::joined::{self, Joined};
 use crate::store::{Answered, Recorded, Store, WriteRequest};
-use crate::subscription::{Callback, Filter, SubscriptionId};
-use crate::sync_config::{SyncConfig, Target};
+use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
+use crate::sync_config::{SyncConfig, Target, WrongType};
 use crate::write::{Batch, Written};
 
 /// Connects to the database of a URL with default settings. Returns loaded and listening.
@@ -365,6 +365,21 @@ impl SyncConfig for ConfigService {
 
     fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.engine.subscriptions.remove(id)
+    }
+
+    fn unsubscribe_without_waiting(&self, id: SubscriptionId) -> bool {
+        self.engine.subscriptions.release(id)
+    }
+
+    fn follow(&self, key: &str, follower: Weak<dyn Follow>) -> Result<Option<SubscriptionId>> {
+        self.open()?;
+        self.engine.follow(Key::parse(key)?, follower);
+        Ok(None)
+    }
+
+    fn wrong_type(&self, wrong: &WrongType) {
+        self.engine.book.open().counters.wrong_types += 1;
+        wrong.log();
     }
 
     fn checksum(&self) -> Result<Checksum> {

@@ -94,6 +94,10 @@ pub struct Counters {
     pub callback_panics: u64,
     /// Times a subscriber was too slow for its queue.
     pub subscribers_lagged: u64,
+    /// Values that a getter with a default found to be of another type, once for each key and revision.
+    pub wrong_types: u64,
+    /// Values that a live handle could not decode, once for each key and revision: it keeps its previous value.
+    pub rejected_values: u64,
 }
 
 fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,10 +1,10 @@
 //! What a subscriber asks for and what it is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::de::DeserializeOwned;
 
-use crate::core::{Change, ChangeSet, Entry, Key, Snapshot};
+use crate::core::{Change, ChangeSet, DecodeError, Entry, Key, Prefix, Snapshot};
 
 /// Which changes a subscriber hears about.
 ///
@@ -69,6 +69,17 @@ impl Filter {
             Scope::Key(only) => only == key,
             Scope::Prefix(prefix) => key.starts_with(prefix.as_str()),
         }
+    }
+
+    /// The same for the keys of a view, as its store names them.
+    pub(crate) fn within(self, prefix: &Prefix) -> Self {
+        let join = |text: &str| format!("{}{text}", prefix.as_str());
+        let scope = match &self.scope {
+            Scope::All => Scope::Prefix(join("")),
+            Scope::Key(key) => Scope::Key(join(key)),
+            Scope::Prefix(text) => Scope::Prefix(join(text)),
+        };
+        Self { scope, ..self }
     }
 
     /// The matching part of a set; `None` when nothing matches. Costs a search and a copy of what matches: there may be
@@ -138,6 +149,47 @@ pub type Callback = Box<dyn FnMut(&Event) + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubscriptionId(pub(crate) u64);
 
+/// Is shown the value of one key and every later one: see [`SyncConfig::follow`](crate::SyncConfig::follow).
+pub trait Follow: Send + Sync {
+    /// Takes the key's entry; `None` is absence. Called in the order of the revisions, never twice at once. A view's
+    /// follower is shown the store's own entries, whose keys carry the view's prefix.
+    ///
+    /// It has to be quick and must not call the store: the store may be locked meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Says that the value cannot be used and that nobody reported this yet; the store counts and logs it.
+    fn show(&self, entry: Option<&Arc<Entry>>) -> Result<(), DecodeError>;
+}
+
+/// Shows an event of a subscription with state to a follower of one key, if that is still there.
+pub(crate) fn show(key: &Key, event: &Event, follower: &Weak<dyn Follow>) {
+    let (Some(follower), Some(new)) = (follower.upgrade(), newest(key, event)) else {
+        return;
+    };
+    if let Err(error) = follower.show(new) {
+        rejected(&error, new);
+    }
+}
+
+/// Logs a value that a follower cannot use.
+pub(crate) fn rejected(error: &DecodeError, entry: Option<&Arc<Entry>>) {
+    let revision = entry.map_or(0, |entry| entry.revision().get());
+    tracing::warn!(revision, %error, "a live handle keeps its previous value");
+}
+
+/// What an event says of a key now; `None` when it says nothing of it.
+fn newest<'a>(key: &Key, event: &'a Event) -> Option<Option<&'a Arc<Entry>>> {
+    match event {
+        Event::State(state) | Event::Lagged { state, .. } => Some(state.get(key)),
+        Event::Changed(set) | Event::Resynced(set) => {
+            let changes = set.changes();
+            let at = changes.binary_search_by(|change| change.key().cmp(key));
+            Some(changes.get(at.ok()?)?.new())
+        }
+    }
+}
+
 /// Follows one key through the events of a subscription: what it was, what it is.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -159,18 +211,8 @@ impl Follower {
         &mut self,
         event: &Event,
     ) -> Option<(Decoded<T>, Decoded<T>)> {
-        let (new, first) = match event {
-            Event::State(state) => (state.get(&self.key).cloned(), true),
-            Event::Lagged { state, .. } => (state.get(&self.key).cloned(), false),
-            Event::Changed(set) | Event::Resynced(set) => (
-                set.changes()
-                    .iter()
-                    .find(|change| change.key() == &self.key)?
-                    .new()
-                    .cloned(),
-                false,
-            ),
-        };
+        let new = newest(&self.key, event)?.cloned();
+        let first = matches!(event, Event::State(_));
         let decoded = match new.as_ref().map(|entry| entry.decode::<T>()) {
             Some(Ok(value)) => Some(value),
             None => None,

@@ -1,18 +1,20 @@
 //! The trait that services inject, and what can be built on it for every implementor.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::core::{Checksum, Cursor, Entry, Epoch, Key, Revision, Snapshot, Value};
+use crate::core::{Change, Checksum, Cursor, Entry, Epoch, Key, Report, Revision, Snapshot, Value};
 #[allow(unused_imports, reason = "named in the documentation")]
 use crate::error::Error;
 use crate::error::Result;
 use crate::status::Status;
-use crate::subscription::{Callback, Filter, Follower, SubscriptionId};
+use crate::subscription::{self, Callback, Filter, Follow, Follower, SubscriptionId};
+use crate::typed::{self, Changes, Live, LiveGroup, Scoped, TypedMap};
 use crate::write::{Batch, Written};
 
 /// A configuration store held in memory: inject it as `Arc<dyn SyncConfig>`.
@@ -39,6 +41,22 @@ pub trait SyncConfig: Send + Sync + 'static {
             read(&entry);
         }
         Ok(())
+    }
+
+    /// As [`SyncConfig::with_entry`], where `read` looks at the value and the revision alone: a view of a store hands
+    /// over the store's own entry, whose key is longer, and copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncConfig::with_entry`].
+    fn peek(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
+        self.with_entry(key, read)
+    }
+
+    /// Hears of a value that made a getter answer with its default, once for each key and revision. Logs it; a
+    /// [`ConfigService`](crate::ConfigService) counts it too.
+    fn wrong_type(&self, wrong: &WrongType) {
+        wrong.log();
     }
 
     /// All entries in byte order of their keys.
@@ -107,6 +125,28 @@ pub trait SyncConfig: Send + Sync + 'static {
     /// subscriptions.
     fn unsubscribe(&self, id: SubscriptionId) -> bool;
 
+    /// Ends a subscription without waiting: a callback of it that is running, or about to start, goes on.
+    fn unsubscribe_without_waiting(&self, id: SubscriptionId) -> bool {
+        self.unsubscribe(id)
+    }
+
+    /// Shows `follower` the entry of a key now and each later one, until it is dropped: what [`SyncConfigExt::live`]
+    /// stands on.
+    ///
+    /// A [`ConfigService`](crate::ConfigService) shows a revision before anybody who waits for it is woken, a writer of
+    /// its own among them. Another implementor that leaves this to its [`SyncConfig::subscribe`] shows it as soon as
+    /// callbacks are called; then the answer is the subscription to end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`] for a key out of bounds, [`Error::is_closed`] after shutdown.
+    fn follow(&self, key: &str, follower: Weak<dyn Follow>) -> Result<Option<SubscriptionId>> {
+        let key = Key::parse(key)?;
+        let filter = Filter::key(key.as_str()).with_state();
+        let callback = move |event: &crate::Event| subscription::show(&key, event, &follower);
+        self.subscribe(filter, Box::new(callback)).map(Some)
+    }
+
     /// CRC32 of the sorted entries at the revision shown, computed once for each revision (10 ms for 100,000 entries).
     ///
     /// # Errors
@@ -166,6 +206,46 @@ impl From<Cursor> for Target {
     }
 }
 
+/// A value that a getter with a default found to be of another type. The value itself is not part of it.
+#[derive(Clone, Debug)]
+pub struct WrongType {
+    key: Key,
+    revision: Revision,
+    found: &'static str,
+    wanted: &'static str,
+}
+
+impl WrongType {
+    /// The key, as the store names it.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The revision of the entry.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Logs it at WARN.
+    pub(crate) fn log(&self) {
+        tracing::warn!(key = %self.key, revision = %self.revision, found = self.found, wanted = self.wanted,
+            "a value has another type than its reader wants; the reader's default is used");
+    }
+}
+
+impl fmt::Display for WrongType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, revision) = (&self.key, self.revision);
+        let (found, wanted) = (self.found, self.wanted);
+        write!(
+            f,
+            "the value of key \"{key}\" at revision {revision} is a JSON {found}, not {wanted}"
+        )
+    }
+}
+
 /// Typed reads, writes and callbacks for every [`SyncConfig`], also behind `dyn`.
 #[async_trait]
 pub trait SyncConfigExt: SyncConfig {
@@ -179,27 +259,29 @@ pub trait SyncConfigExt: SyncConfig {
     }
 
     /// Reads a boolean; the default when the key is absent, not a boolean, or nothing is loaded yet. Never fails.
+    ///
+    /// Here and in the other getters with a default, a value of another type, `null` among them, is counted and logged
+    /// once for each key and revision. Absence is none.
     fn get_bool(&self, key: &str, default: bool) -> bool {
-        self.read(key, Entry::as_bool).unwrap_or(default)
+        read(self, key, "a boolean", Entry::as_bool).unwrap_or(default)
     }
 
     /// Reads an integer; the default when the key is absent, not an integer that fits, or nothing is loaded yet.
     fn get_i64(&self, key: &str, default: i64) -> i64 {
-        self.read(key, Entry::as_i64).unwrap_or(default)
+        read(self, key, "an integer of 64 bits", Entry::as_i64).unwrap_or(default)
     }
 
     /// Reads a number; the default when the key is absent, not a number that fits, or nothing is loaded yet.
     fn get_f64(&self, key: &str, default: f64) -> f64 {
-        self.read(key, Entry::as_f64).unwrap_or(default)
+        read(self, key, "a number that f64 holds", Entry::as_f64).unwrap_or(default)
     }
 
     /// Reads a string; the default when the key is absent, not a string, or nothing is loaded yet.
     fn get_string(&self, key: &str, default: &str) -> String {
-        self.read(key, Entry::as_string)
-            .unwrap_or_else(|| default.to_owned())
+        read(self, key, "a string", Entry::as_string).unwrap_or_else(|| default.to_owned())
     }
 
-    /// Reads and decodes a value strictly, once for each change: `None` when the key is absent.
+    /// Reads and decodes a value strictly: `None` when the key is absent. It is decoded once for each change and type.
     ///
     /// # Errors
     ///
@@ -208,10 +290,82 @@ pub trait SyncConfigExt: SyncConfig {
         &self,
         key: &str,
     ) -> Result<Option<Arc<T>>> {
-        match self.get(key)? {
-            Some(entry) => Ok(Some(entry.decode()?)),
-            None => Ok(None),
+        // `Deserialize` is not called in place, where the store's memory is locked.
+        let (mut found, mut decoded) = (false, None);
+        self.peek(key, &mut |entry| (found, decoded) = (true, entry.decoded()))?;
+        if !found || decoded.is_some() {
+            return Ok(decoded);
         }
+        let entry = self.get(key)?;
+        Ok(entry.map(|entry| entry.decode()).transpose()?)
+    }
+
+    /// Makes a handle on one key whose reads cost nanoseconds and always find a decoded value: see [`Live`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`] for a key out of bounds, [`Error::is_closed`] after shutdown. A value that is no `T`
+    /// is no error: [`Live::rejected`] tells of it.
+    fn live<T: DeserializeOwned + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        key: &str,
+        default: T,
+    ) -> Result<Live<T>> {
+        typed::live(self, key, default)
+    }
+
+    /// Makes a struct of live handles on keys that begin with `prefix`: see [`LiveGroup`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncConfigExt::live`], and [`Error::is_invalid_input`] for a prefix that does not end in `:`, `/` or `.`.
+    fn group<G: LiveGroup>(self: &Arc<Self>, prefix: &str) -> Result<G> {
+        typed::group(self, prefix)
+    }
+
+    /// Shows the keys that begin with `prefix`, without it, as a store of their own: see [`Scoped`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`] for a prefix that does not end in `:`, `/` or `.`, or leaves no room for a key.
+    fn scoped(self: &Arc<Self>, prefix: &str) -> Result<Arc<Scoped<Self>>> {
+        Ok(Arc::new(Scoped::new(self.clone(), prefix)?))
+    }
+
+    /// Shows the keys that begin with `prefix` as a map of one type: see [`TypedMap`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncConfigExt::scoped`].
+    fn map<T: DeserializeOwned + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        prefix: &str,
+    ) -> Result<TypedMap<T, Self>> {
+        Ok(TypedMap::new(self.scoped(prefix)?))
+    }
+
+    /// Streams every matching change from now on, in revision order: see [`Changes`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_closed`] after shutdown.
+    fn changes(self: &Arc<Self>, filter: Filter) -> Result<Changes> {
+        typed::changes(self, filter)
+    }
+
+    /// Waits for the next change of a key: the first one after this future was first polled. For every change without a
+    /// gap between two waits use [`SyncConfigExt::changes`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`] for a key out of bounds, [`Error::is_closed`] after shutdown, also one that happens
+    /// meanwhile.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the wait and leaves nothing behind.
+    async fn changed(&self, key: &str) -> Result<Change> {
+        typed::changed(self, key).await
     }
 
     /// Calls back with old and new value of one key, decoded, whenever it changes; `None` is absence.
@@ -250,15 +404,32 @@ pub trait SyncConfigExt: SyncConfig {
     ) -> Result<SubscriptionId> {
         self.subscribe(filter, Box::new(callback))
     }
-
-    #[doc(hidden)]
-    fn read<R>(&self, key: &str, view: impl Fn(&Entry) -> Option<R>) -> Option<R> {
-        let mut result = None;
-        match self.with_entry(key, &mut |entry| result = view(entry)) {
-            Ok(()) => result,
-            Err(_) => None,
-        }
-    }
 }
 
 impl<C: SyncConfig + ?Sized> SyncConfigExt for C {}
+
+/// Looks at a value in place. Allocates nothing as long as the value is what its reader wants.
+fn read<C: SyncConfig + ?Sized, R>(
+    config: &C,
+    key: &str,
+    wanted: &'static str,
+    view: impl Fn(&Entry) -> Option<R>,
+) -> Option<R> {
+    let (mut result, mut wrong) = (None, None);
+    let peeked = config.peek(key, &mut |entry| {
+        result = view(entry);
+        if result.is_none() && entry.reports(Report::WrongType) {
+            wrong = Some(WrongType {
+                key: entry.key().clone(),
+                revision: entry.revision(),
+                found: entry.value().kind(),
+                wanted,
+            });
+        }
+    });
+    if let Some(wrong) = wrong {
+        config.wrong_type(&wrong);
+    }
+    // Not ready is the default's case too.
+    peeked.ok().and(result)
+}

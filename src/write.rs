@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::core::{Cursor, Entry, Key, Revision, Value};
+use crate::core::{Cursor, Entry, Key, Prefix, Revision, Value};
 use crate::error::{Error, Kind, Result};
 
 /// Many keys written all or nothing, in one revision.
@@ -121,6 +121,19 @@ impl Batch {
         match item(key, value, precondition) {
             Ok(item) => self.items.push(item),
             Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
+    /// The same for the keys of a view, as its store names them.
+    pub(crate) fn within(mut self, prefix: &Prefix) -> Self {
+        for item in &mut self.items {
+            match prefix.join(&item.key) {
+                Ok(key) => item.key = key,
+                Err(error) => {
+                    self.error.get_or_insert_with(|| error.into());
+                }
+            }
         }
         self
     }

@@ -117,4 +117,15 @@ impl ChangeSet {
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
+
+    /// How much memory this may hold while it waits that would be free without it: the changes and their texts.
+    pub(crate) fn weight(&self) -> usize {
+        let text = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.as_json().len());
+        let weight = |change: &Change| {
+            // The old text is the one that the event before brought, unless this is all that is left of the key.
+            let text = text(change.new().or(change.old()));
+            size_of::<Change>() + change.key().len() + text
+        };
+        self.changes.iter().map(weight).sum()
+    }
 }

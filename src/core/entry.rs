@@ -1,7 +1,8 @@
-//! Entries: a key with its value, the revision that set it, and a slot for the decoded form.
+//! Entries: a key with its value, the revision that set it, and its decoded forms.
 
 use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,51 @@ pub struct Entry {
     value: Value,
     revision: Revision,
     updated_micros: i64,
-    decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
+    forms: Forms,
+    /// What was reported of it, a bit each.
+    reported: AtomicU8,
+    /// The store's own entry, when this one is a view's under a shorter key.
+    origin: Option<Arc<Entry>>,
+}
+
+/// What is reported of an entry at most once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Report {
+    /// A getter with a default had to take the default.
+    WrongType = 1,
+    /// A live handle kept its previous value.
+    Rejected = 2,
+}
+
+/// The value in each type that was asked for, or why it is none: a list that only grows, by one for each such type.
+#[derive(Default)]
+struct Forms(OnceLock<Box<Form<dyn Any + Send + Sync>>>);
+
+struct Form<R: ?Sized> {
+    next: Forms,
+    result: R,
+}
+
+impl Forms {
+    /// What was kept of this type, else what `make` answers. No lock is held meanwhile: of two who make it at the same
+    /// time one is kept.
+    fn get_or<R: Any + Send + Sync + Clone>(&self, make: impl FnOnce() -> R) -> R {
+        let (mut end, mut make, mut own) = (self, Some(make), None);
+        loop {
+            while let Some(form) = end.0.get() {
+                if let Some(kept) = form.result.downcast_ref::<R>() {
+                    return kept.clone();
+                }
+                end = &form.next;
+            }
+            own = own.or_else(|| make.take().map(|make| make()));
+            if let Some(result) = own.clone() {
+                let next = Self::default();
+                // Refused when somebody was faster, perhaps with this very type: looked at again.
+                drop(end.0.set(Box::new(Form { next, result })));
+            }
+        }
+    }
 }
 
 impl Entry {
@@ -25,8 +70,30 @@ impl Entry {
             value,
             revision,
             updated_micros,
-            decoded: OnceLock::new(),
+            forms: Forms::default(),
+            reported: AtomicU8::new(0),
+            origin: None,
         }
+    }
+
+    /// The same entry under another key, as a view shows it. What is decoded of one is decoded of both.
+    pub(crate) fn renamed(self: &Arc<Self>, key: Key) -> Self {
+        let (value, revision) = (self.value.clone(), self.revision);
+        let mut renamed = Self::new(key, value, revision, self.updated_micros);
+        renamed.origin = Some(self.origin.as_ref().unwrap_or(self).clone());
+        renamed
+    }
+
+    fn origin(&self) -> &Self {
+        self.origin.as_deref().unwrap_or(self)
+    }
+
+    /// True for the first who asks, as long as the value stands.
+    pub(crate) fn reports(&self, report: Report) -> bool {
+        let (reported, bit) = (&self.origin().reported, report as u8);
+        // A look before the change: a getter that is wrong may be asked millions of times a second.
+        reported.load(Ordering::Relaxed) & bit == 0
+            && reported.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     /// The key.
@@ -113,7 +180,7 @@ impl Entry {
         }
     }
 
-    /// Decodes the value, once for the first type asked for; later reads of that type share the result.
+    /// Decodes the value, once for each type that is asked for; later reads share the result, also that it is no `T`.
     ///
     /// # Errors
     ///
@@ -121,17 +188,20 @@ impl Entry {
     pub fn decode<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
     ) -> Result<Arc<T>, DecodeError> {
-        if let Some(shared) = self
-            .decoded
-            .get()
-            .and_then(|any| any.clone().downcast::<T>().ok())
-        {
-            return Ok(shared);
+        let form = self.origin().forms.get_or(|| self.parse().map(Arc::new));
+        form.map_err(|error: DecodeError| error.at(&self.key))
+    }
+
+    /// What [`Entry::decode`] has decoded already. Calls nothing of `T`.
+    pub(crate) fn decoded<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let mut forms = &self.origin().forms;
+        while let Some(form) = forms.0.get() {
+            if let Some(kept) = form.result.downcast_ref::<Result<Arc<T>, DecodeError>>() {
+                return kept.as_ref().ok().cloned();
+            }
+            forms = &form.next;
         }
-        let decoded: Arc<T> = Arc::new(self.parse()?);
-        // Losing the race or holding another type already only means that this result is not shared.
-        drop(self.decoded.set(decoded.clone()));
-        Ok(decoded)
+        None
     }
 
     /// Decodes the value into an owned `T`, each time anew.
@@ -169,6 +239,20 @@ pub struct DecodeError {
     pub(crate) place: String,
 }
 
+impl DecodeError {
+    /// The same of the same value under another key.
+    pub(crate) fn at(mut self, key: &Key) -> Self {
+        self.key = key.clone();
+        self
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +278,10 @@ mod tests {
         let list = entry("[1,2]");
         let first = list.decode::<Vec<i64>>().unwrap();
         assert!(Arc::ptr_eq(&first, &list.decode::<Vec<i64>>().unwrap()));
-        assert_eq!(*list.decode::<Vec<f64>>().unwrap(), [1.0, 2.0]);
+        let other = list.decode::<Vec<f64>>().unwrap();
+        assert_eq!(*other, [1.0, 2.0]);
+        assert!(Arc::ptr_eq(&other, &list.decode::<Vec<f64>>().unwrap()));
+        assert!(Arc::ptr_eq(&first, &list.decode::<Vec<i64>>().unwrap()));
         let error = entry("\"hunter2\"")
             .decode::<Vec<i64>>()
             .unwrap_err()
@@ -203,5 +290,56 @@ mod tests {
             error.contains("\"k\"") && error.contains("string") && !error.contains("hunter2"),
             "{error}"
         );
+    }
+
+    thread_local! {
+        static DECODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// Counts how often it is decoded.
+    struct Counted(i64);
+
+    impl<'de> serde::Deserialize<'de> for Counted {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            DECODED.set(DECODED.get() + 1);
+            i64::deserialize(deserializer).map(Self)
+        }
+    }
+
+    #[test]
+    fn each_type_is_decoded_once_also_when_it_fails_and_under_another_key() {
+        let (right, wrong) = (Arc::new(entry("7")), Arc::new(entry("[]")));
+        for _ in 0..3 {
+            let renamed = Arc::new(right.renamed(Key::stored("v")));
+            let twice = renamed.renamed(Key::stored("w"));
+            assert_eq!(*twice.decode::<u8>().unwrap(), 7);
+            assert_eq!(renamed.decode::<Counted>().unwrap().0, 7);
+            assert_eq!(twice.decode::<Counted>().unwrap().0, 7);
+            assert_eq!(right.decode::<Counted>().unwrap().0, 7);
+        }
+        assert_eq!(DECODED.get(), 1);
+        for _ in 0..3 {
+            let renamed = wrong.renamed(Key::stored("v"));
+            let errors = [&renamed, &*wrong].map(|one| one.decode::<Counted>().err().unwrap());
+            assert_eq!(errors.map(|error| error.key), ["v", "k"].map(Key::stored));
+        }
+        assert_eq!(DECODED.get(), 2);
+        assert!(wrong.renamed(Key::stored("v")).reports(Report::WrongType));
+        assert!(!wrong.reports(Report::WrongType) && wrong.reports(Report::Rejected));
+    }
+
+    #[test]
+    fn whoever_decodes_at_the_same_time_shares_one_result() {
+        for _ in 0..100 {
+            let entry = entry("[1,2]");
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let run = |_| scope.spawn(|| entry.decode::<Vec<i64>>().unwrap());
+                let others = scope.spawn(|| entry.decode::<Vec<u8>>().unwrap());
+                let all: Vec<_> = (0..4).map(run).collect();
+                others.join().unwrap();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])));
+        }
     }
 }

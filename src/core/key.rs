@@ -54,6 +54,66 @@ impl Key {
     }
 }
 
+/// What a prefix ends in, so that `a:` never shows `ab`.
+const SEPARATORS: [char; 3] = [':', '/', '.'];
+
+/// The beginning that all keys of a view have and none of them shows: it ends in a separator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix(Arc<str>);
+
+impl Prefix {
+    /// Parses a prefix: the beginning of a key, with a separator at its end and room for a key behind it.
+    pub(crate) fn parse(text: &str) -> Result<Self, KeyError> {
+        let refused = |problem: String| {
+            let prefix = shown(text);
+            Err(KeyError::Prefix { prefix, problem })
+        };
+        if !text.ends_with(SEPARATORS) {
+            return refused("does not end in a separator; put \":\", \"/\" or \".\" at its end, so that `a:` does not show `ab`".to_owned());
+        }
+        if text.contains('\0') {
+            return refused("holds a NUL character, which PostgreSQL cannot store".to_owned());
+        }
+        let chars = text.chars().count();
+        if chars >= MAX_KEY_CHARS {
+            return refused(format!(
+                "has {chars} characters; the bound of a key is {MAX_KEY_CHARS}, and one at least has to follow"
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key with this prefix before it.
+    pub(crate) fn join(&self, key: &str) -> Result<Key, KeyError> {
+        // What is wrong with the key alone is said of the key alone.
+        Key::parse(key)?;
+        let whole = format!("{}{key}", self.0);
+        let chars = whole.chars().count();
+        if chars > MAX_KEY_CHARS {
+            return Err(KeyError::TooLongWithin {
+                prefix: shown(&self.0),
+                key: shown(key),
+                chars,
+            });
+        }
+        Ok(Key::stored(&whole))
+    }
+
+    /// What follows this prefix in a key; `None` for a key of others, and for the prefix itself.
+    pub(crate) fn strip(&self, key: &str) -> Option<Key> {
+        let rest = key.strip_prefix(&*self.0)?;
+        if rest.is_empty() {
+            None
+        } else {
+            Some(Key::stored(rest))
+        }
+    }
+}
+
 /// The beginning of a key that is too long or strange to be shown whole, safe for a log line.
 fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
@@ -64,7 +124,7 @@ fn shown(text: &str) -> String {
 #[non_exhaustive]
 pub enum KeyError {
     /// The text is empty.
-    #[error("a key must not be empty")]
+    #[error("a key must not be empty; it has 1 to {MAX_KEY_CHARS} characters")]
     Empty,
     /// The text holds a NUL character.
     #[error("key \"{0}\" holds a NUL character, which PostgreSQL cannot store")]
@@ -76,6 +136,26 @@ pub enum KeyError {
         key: String,
         /// How many characters it has.
         chars: usize,
+    },
+    /// The text is longer than the column together with the prefix of the view it is used in.
+    #[error(
+        "key \"{key}…\" has {chars} characters with the prefix \"{prefix}\" of its view; the bound is {MAX_KEY_CHARS}"
+    )]
+    TooLongWithin {
+        /// The view's prefix.
+        prefix: String,
+        /// The first 64 characters of the key within the view.
+        key: String,
+        /// How many characters both have.
+        chars: usize,
+    },
+    /// The text cannot be the prefix of a view.
+    #[error("the prefix \"{prefix}\" {problem}")]
+    Prefix {
+        /// The first 64 characters.
+        prefix: String,
+        /// Why not.
+        problem: String,
     },
 }
 
@@ -137,6 +217,27 @@ mod tests {
         );
         assert_eq!(Key::parse(""), Err(KeyError::Empty));
         assert!(matches!(Key::parse("a\0b"), Err(KeyError::Nul(shown)) if shown == "a\\0b"));
+    }
+
+    #[test]
+    fn a_prefix_ends_in_a_separator_and_leaves_room() {
+        for wrong in ["", "a", "a: ", "a\0:", &format!("{}:", "k".repeat(254))] {
+            let error = Prefix::parse(wrong).unwrap_err();
+            assert!(matches!(error, KeyError::Prefix { .. }), "{error}");
+        }
+        for right in ["a:", "a/", "a.", ":", &format!("{}:", "k".repeat(253))] {
+            assert_eq!(Prefix::parse(right).unwrap().as_str(), right);
+        }
+        let prefix = Prefix::parse("tenant:42:").unwrap();
+        assert_eq!(prefix.strip("tenant:42:k"), Some(Key::stored("k")));
+        assert_eq!(prefix.strip("tenant:421"), None);
+        assert_eq!(prefix.strip("tenant:42:"), None);
+        assert_eq!(prefix.join(""), Err(KeyError::Empty));
+        assert!(prefix.join(&"k".repeat(245)).is_ok());
+        let long = prefix.join(&"k".repeat(246)).unwrap_err().to_string();
+        for part in ["kkk", "tenant:42:", "256", "255"] {
+            assert!(long.contains(part), "{long}");
+        }
     }
 
     #[test]

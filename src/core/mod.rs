@@ -27,6 +27,7 @@ pub(crate) mod backoff;
 mod change;
 mod checksum;
 mod entry;
+mod finite;
 mod history;
 mod key;
 pub(crate) mod notice;
@@ -46,5 +47,8 @@ pub use value::{MAX_DEPTH, MAX_VALUE_BYTES, Value, ValueError};
 
 pub(crate) use change::{Journaled, JournaledChange};
 pub(crate) use checksum::Fold;
+pub(crate) use entry::Report;
+pub(crate) use key::Prefix;
 pub(crate) use replica::Replica;
+pub(crate) use table::Table;
 pub(crate) use value::Scalar;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::finite::Finite;
+
 /// The longest value in bytes of its text: 1 MiB. PostgreSQL checks the canonical text against the same bound.
 pub const MAX_VALUE_BYTES: usize = 1_048_576;
 
@@ -54,10 +56,11 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// Refuses what JSON cannot hold (a map whose keys are no strings), and texts beyond the bounds of [`Value::parse`].
+    /// Refuses what JSON cannot hold (NaN and infinities, a map whose keys are no strings), and texts beyond the bounds
+    /// of [`Value::parse`].
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, ValueError> {
-        let json =
-            serde_json::to_string(value).map_err(|error| ValueError::Encode(error.to_string()))?;
+        let json = serde_json::to_string(&Finite(value))
+            .map_err(|error| ValueError::Encode(error.to_string()))?;
         check_size(json.len())?;
         check_depth(&json)?;
         Ok(Self::stored(&json))

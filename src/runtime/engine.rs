@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -14,12 +14,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::book::Book;
 use super::cache::Cache;
 use super::clock::Clock;
+use super::followers::Followers;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
-use crate::core::{Checksum, Cursor, Epoch, Replica, Revision, Snapshot};
+use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
-use crate::subscription::{Callback, Event, Filter, SubscriptionId};
+use crate::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
 use crate::sync_config::Target;
 
 pub(crate) struct Engine {
@@ -29,6 +30,7 @@ pub(crate) struct Engine {
     /// The driver looks at the core's deadlines again.
     pub(crate) rescheduled: Notify,
     pub(crate) subscriptions: Subscriptions,
+    followers: Followers,
     instance: u64,
     store: String,
     replica: Mutex<Replica>,
@@ -85,6 +87,7 @@ impl Engine {
             book: Book::default(),
             rescheduled: Notify::new(),
             subscriptions: Subscriptions::new(),
+            followers: Followers::default(),
             instance,
             store,
             replica: Mutex::new(replica),
@@ -295,6 +298,23 @@ impl Engine {
         )
     }
 
+    /// Shows a follower the key's entry now, and every later one before whoever waits for its revision is woken.
+    pub(crate) fn follow(&self, key: Key, follower: Weak<dyn Follow>) {
+        let replica = self.replica();
+        self.followers.add(key.clone(), follower.clone());
+        if self.cache.ready() {
+            let entry = self.cache.get(&key);
+            self.note_rejected(Followers::show(&follower, entry.as_ref()).into());
+        }
+        drop(replica);
+    }
+
+    fn note_rejected(&self, rejected: u64) {
+        if rejected > 0 {
+            self.book.open().counters.rejected_values += rejected;
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         let replica = self.replica();
         let shown = self.current(&replica);
@@ -337,29 +357,34 @@ impl Engine {
     }
 
     fn publish(&self, publication: Publication) {
-        let (cursor, event) = match publication {
+        let (cursor, rejected, event) = match publication {
             Publication::Loaded(snapshot) => {
                 self.cache.replace(&snapshot);
                 tracing::info!(revision = %snapshot.revision(), entries = snapshot.len(), "loaded");
                 self.snapshot.store(Some(Shown::new(snapshot.clone())));
-                (snapshot.cursor(), Event::State(snapshot))
+                let rejected = self.followers.loaded(&snapshot);
+                (snapshot.cursor(), rejected, Event::State(snapshot))
             }
             Publication::Changed { set, silent } => {
                 self.cache.apply(&set, &silent);
                 self.snapshot.store(None);
                 self.book.open().counters.revisions += 1;
-                (set.cursor(), Event::Changed(set))
+                let rejected = self.followers.changed(&set, &silent);
+                (set.cursor(), rejected, Event::Changed(set))
             }
             Publication::Resynced { set, now, cause } => {
-                if cause.replaces() {
+                let rejected = if cause.replaces() {
                     self.cache.replace(&now);
+                    self.followers.loaded(&now)
                 } else {
                     self.cache.apply(&set, &[]);
-                }
+                    self.followers.changed(&set, &[])
+                };
                 self.snapshot.store(Some(Shown::new(now)));
-                (set.cursor(), Event::Resynced(set))
+                (set.cursor(), rejected, Event::Resynced(set))
             }
         };
+        self.note_rejected(rejected);
         self.shown.send_replace(Some(cursor));
         self.subscriptions.publish(&event);
     }
@@ -395,62 +420,4 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-    use crate::core::RevisionId;
-
-    fn engine() -> Arc<Engine> {
-        let interval = Duration::from_secs(3_600);
-        let config = Config {
-            instance: 1,
-            check_interval: interval,
-            heartbeat_interval: interval,
-            reconnect_interval: interval,
-            poll_interval: interval,
-            poll_jitter: Duration::ZERO,
-            notifications: true,
-            sync_on_mismatch: true,
-        };
-        Engine::new(config, 1, "memory".to_owned()).0
-    }
-
-    #[test]
-    fn a_fold_is_shared_by_all_who_ask_and_holds_no_input_up() {
-        let engine = engine();
-        let cursor = Cursor {
-            epoch: Epoch::from_u128(1),
-            revision: Revision::new(3),
-            id: RevisionId::from_u128(3),
-        };
-        let snapshot = Arc::new(Snapshot::new(cursor, Vec::new()));
-        engine.publish(Publication::Loaded(snapshot));
-        let (begin, begun) = channel();
-        let (release, released) = channel();
-        std::thread::scope(|scope| {
-            let shown = engine.shown_now().unwrap();
-            let folded = shown.clone();
-            scope.spawn(move || {
-                folded.checksum.get_or_init(|| {
-                    begin.send(()).unwrap();
-                    released.recv().unwrap();
-                    Checksum::new(7)
-                });
-            });
-            begun.recv().unwrap();
-            let before = Arc::strong_count(&shown);
-            let status = scope.spawn(|| engine.status());
-            let checksum = scope.spawn(|| engine.checksum());
-            while Arc::strong_count(&shown) < before + 2 {
-                std::thread::yield_now(); // until both have the state and fold it, or wait for that
-            }
-            engine.feed(Input::Look); // for ever, if one of them had the lock
-            release.send(()).unwrap();
-            let status = status.join().unwrap();
-            assert_eq!(status.checksum, Some(Checksum::new(7)));
-            assert_eq!(status.revision, cursor.revision);
-            assert_eq!(checksum.join().unwrap().unwrap(), Checksum::new(7));
-        });
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! The driver that feeds the core and runs its actions, with the cache and the subscribers it serves.
 //!
-//! Guarantees: whatever the core publishes reaches the cache first, then waiting writers, then subscribers, in revision
+//! Guarantees: whatever the core publishes reaches the cache first, then live handles, then waiting writers, then subscribers, in revision
 //! order; every task belongs to the driver and is gone after its end.
 
 mod book;
@@ -10,6 +10,7 @@ mod delivery;
 mod driver;
 mod engine;
 mod errands;
+mod followers;
 mod subscriptions;
 mod writer;
 

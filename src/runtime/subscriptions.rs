@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::delivery::{Delivery, Job};
-use crate::core::{Change, ChangeSet, Entry, Snapshot};
+use crate::core::{ChangeSet, Snapshot};
 use crate::subscription::{Callback, Event, Filter, SubscriptionId};
 
 /// Revisions waiting for one subscriber: two seconds at 500 revisions a second.
@@ -126,13 +126,24 @@ impl Subscriptions {
 
     /// Ends a subscription, and waits for its callback if that is running. The caller holds no lock.
     pub(crate) fn remove(&self, id: SubscriptionId) -> bool {
+        let removed = self.take(id);
+        if let Some(subscription) = &removed {
+            subscription.wait_for_call();
+        }
+        removed.is_some()
+    }
+
+    /// Ends a subscription. A callback that runs, or is about to, goes on.
+    pub(crate) fn release(&self, id: SubscriptionId) -> bool {
+        self.take(id).is_some()
+    }
+
+    fn take(&self, id: SubscriptionId) -> Option<Arc<Subscription>> {
         let removed = lock(&self.all).remove(&id);
-        let Some(subscription) = removed else {
-            return false;
-        };
-        subscription.close();
-        subscription.wait_for_call();
-        true
+        if let Some(subscription) = &removed {
+            subscription.close();
+        }
+        removed
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -306,19 +317,12 @@ impl Job for Subscription {
     }
 }
 
-/// How much memory a waiting event may hold that would be free without it: the changes and their texts. A state is the
-/// table's own, mostly.
+/// How much memory a waiting event may hold that would be free without it. A state is the table's own, mostly.
 fn weight(event: &Event) -> usize {
-    let (Event::Changed(set) | Event::Resynced(set)) = event else {
-        return 0;
-    };
-    let text = |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.as_json().len());
-    let weight = |change: &Change| {
-        // The old text is the one that the event before brought, unless this is all that is left of the key.
-        let text = text(change.new().or(change.old()));
-        size_of::<Change>() + change.key().len() + text
-    };
-    set.changes().iter().map(weight).sum()
+    match event {
+        Event::Changed(set) | Event::Resynced(set) => set.weight(),
+        Event::State(_) | Event::Lagged { .. } => 0,
+    }
 }
 
 /// Whether both hold the same set, so that it need not be weighed again.
@@ -340,7 +344,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::core::{Cause, Cursor, Epoch, Key, Revision, RevisionId, Value};
+    use crate::core::{Cause, Change, Cursor, Entry, Epoch, Key, Revision, RevisionId, Value};
 
     fn cursor(number: u64) -> Cursor {
         Cursor {

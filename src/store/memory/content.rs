@@ -127,6 +127,7 @@ impl Content {
                 key: item.key.clone(),
                 expected,
                 actual,
+                at: present,
             }
             .into())
         }

@@ -8,7 +8,7 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::address::cause;
 use super::migrate::MigrateError;
-use crate::core::{Key, ValueError};
+use crate::core::{Key, Revision, ValueError};
 use crate::error::{Error, Kind};
 use crate::write::Item;
 
@@ -201,6 +201,7 @@ pub(super) fn conflict(key: Key, expected: i64, actual: i64) -> Error {
         key,
         expected: shown(expected),
         actual: shown(actual),
+        at: super::rows::revision(actual).filter(|at| *at > Revision::ZERO),
     }
     .into()
 }
