@@ -59,8 +59,12 @@ pub use self::core::{
     Snapshot, Value, ValueError,
 };
 pub use self::error::{Error, Result};
+#[cfg(feature = "toml")]
+pub use self::service::Services;
 pub use self::service::{Builder, ConfigService, connect};
-pub use self::settings::{SPECS, Settings, Spec};
+#[cfg(feature = "toml")]
+pub use self::settings::SettingsFile;
+pub use self::settings::{Environment, Layers, Origin, SPECS, Setting, Settings, Spec};
 pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::{Recorded, RecordedChange};

@@ -1,5 +1,8 @@
 //! The service that an application holds: builder, start, and the trait's implementation.
 
+#[cfg(feature = "toml")]
+mod services;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +12,8 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+#[cfg(feature = "toml")]
+pub use self::services::Services;
 use crate::core::replica::{Committed, Config};
 use crate::core::{Checksum, Cursor, Entry, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
@@ -17,6 +22,8 @@ use crate::settings::Settings;
 use crate::status::Status;
 use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
+#[cfg(feature = "toml")]
+use crate::store::postgres::shared::SharedPool;
 use crate::store::{Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target};
@@ -42,6 +49,8 @@ pub struct Builder {
 enum Source {
     Url,
     Pool(deadpool_postgres::Pool),
+    #[cfg(feature = "toml")]
+    Shared(SharedPool),
     Memory(MemoryDatabase),
 }
 
@@ -50,6 +59,8 @@ impl fmt::Debug for Source {
         f.write_str(match self {
             Self::Url => "Url",
             Self::Pool(_) => "Pool",
+            #[cfg(feature = "toml")]
+            Self::Shared(_) => "Shared",
             Self::Memory(_) => "Memory",
         })
     }
@@ -82,6 +93,13 @@ impl Builder {
     #[must_use]
     pub fn pool(mut self, pool: deadpool_postgres::Pool) -> Self {
         self.source = Source::Pool(pool);
+        self
+    }
+
+    /// Writes through a pool of several services, which is closed with the last of them.
+    #[cfg(feature = "toml")]
+    pub(crate) fn shared_pool(mut self, pool: SharedPool) -> Self {
+        self.source = Source::Shared(pool);
         self
     }
 
@@ -120,6 +138,10 @@ impl Builder {
             Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
             Source::Pool(pool) => {
                 Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
+            }
+            #[cfg(feature = "toml")]
+            Source::Shared(pool) => {
+                Arc::new(PostgresStore::sharing(&self.settings, pool, instance)?)
             }
         };
         if self.wait {

@@ -36,6 +36,10 @@ mod server;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_watch;
+#[cfg(feature = "cli")]
+mod services;
+#[cfg(feature = "cli")]
+mod settings_files;
 mod subscribers;
 mod support;
 mod support_proxy;

@@ -15,6 +15,8 @@ mod listener;
 pub(crate) mod migrate;
 mod queries;
 mod rows;
+#[cfg(feature = "toml")]
+pub(crate) mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,9 @@ pub(crate) struct PostgresStore {
     pool: Pool,
     /// Whether the pool is this store's own, to be closed with it.
     own_pool: bool,
+    /// A share in a pool of several stores, until this one is closed.
+    #[cfg(feature = "toml")]
+    share: std::sync::Mutex<Option<shared::SharedPool>>,
     /// Whether pool and session have addresses of their own.
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
@@ -91,12 +96,28 @@ impl PostgresStore {
         Ok(Self {
             pool,
             own_pool,
+            #[cfg(feature = "toml")]
+            share: std::sync::Mutex::default(),
             apart,
             address: listen.or(url),
             description,
             settings,
             instance,
             prepared,
+        })
+    }
+
+    /// A store that writes through a pool of several, and lets go of it when it is closed.
+    #[cfg(feature = "toml")]
+    pub(crate) fn sharing(
+        settings: &Settings,
+        pool: shared::SharedPool,
+        instance: u64,
+    ) -> Result<Self> {
+        let store = Self::new(settings, Some(pool.pool()), instance)?;
+        Ok(Self {
+            share: std::sync::Mutex::new(Some(pool)),
+            ..store
         })
     }
 
@@ -460,6 +481,13 @@ impl Store for PostgresStore {
         if self.own_pool {
             self.pool.close();
         }
+        #[cfg(feature = "toml")]
+        drop(
+            self.share
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .take(),
+        );
     }
 }
 

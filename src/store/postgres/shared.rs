@@ -1,0 +1,64 @@
+//! A pool that several stores of a process write through.
+//!
+//! Guarantees: it is closed when the last store that holds it is closed or dropped, not before, and then at once.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use deadpool_postgres::Pool;
+
+use super::PostgresStore;
+use crate::error::Result;
+use crate::settings::Settings;
+
+/// A share in a pool.
+#[derive(Clone)]
+pub(crate) struct SharedPool(Arc<Owned>);
+
+/// Leads to a pool as long as somebody has a share in it.
+#[derive(Default)]
+pub(crate) struct WeakPool(Weak<Owned>);
+
+struct Owned {
+    pool: Pool,
+}
+
+impl SharedPool {
+    /// A pool as a store with these settings would make one. It connects when it is used.
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let pool = PostgresStore::new(settings, None, 0)?.pool;
+        Ok(Self(Arc::new(Owned { pool })))
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        self.0.pool.clone()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakPool {
+        WeakPool(Arc::downgrade(&self.0))
+    }
+}
+
+impl WeakPool {
+    pub(crate) fn upgrade(&self) -> Option<SharedPool> {
+        self.0.upgrade().map(SharedPool)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl fmt::Debug for SharedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedPool")
+    }
+}
+
+impl fmt::Debug for WeakPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakPool")
+    }
+}
