@@ -72,9 +72,11 @@ pub(super) fn known() -> Vec<&'static str> {
 pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let nearest = (known.iter()).min_by_key(|candidate| distance(name, candidate));
+    // Two letters may be wrong, of a long name a third: a word of it too much. But never all of it.
+    let letters = name.chars().count();
+    let most = (letters / 3).max(2).min(letters / 2);
     match nearest {
-        // A third of a name may be wrong, for instance a word of it too much.
-        Some(nearest) if distance(name, nearest) <= (name.chars().count() / 3).max(2) => {
+        Some(nearest) if distance(name, nearest) <= most => {
             format!("did you mean {nearest}?")
         }
         Some(_) => format!("there are {}", known.join(", ")),
@@ -116,6 +118,7 @@ mod tests {
             assert_eq!(hint(typo, known()), format!("did you mean {meant}?"));
         }
         assert!(hint("frobnicate", known()).starts_with("there are database_url, "));
+        assert_eq!(hint("c", ["a", "b"]), "there are a, b");
         assert_eq!(hint("x", []), "there is none");
     }
 

@@ -237,7 +237,7 @@ fn declarations_that_do_not_fit_together_are_refused() {
     for (text, words) in [
         (
             service("dbpool_name = 'q'"),
-            &["<text>:4", "service a", "no pool \"q\"", "did you mean p?"][..],
+            &["<text>:4", "service a", "no pool \"q\"", "there are p"][..],
         ),
         (service("dbpool_name = 5"), &["<text>:4", "dbpool_name"]),
         (
