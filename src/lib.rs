@@ -20,6 +20,8 @@
 //!   callbacks to every implementor.
 //! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
 //!   [`MemoryDatabase`].
+//! - [`Layers`] puts the [`Environment`] over settings made in code and tells the [`Origin`] of each; with feature `toml`
+//!   a `SettingsFile` stands between them, and `Services` starts the services it declares, with the pools they share.
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
 //! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.

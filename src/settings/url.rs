@@ -93,12 +93,7 @@ impl<'a> Parts<'a> {
         if self.hosts.contains('@') {
             return Some("holds more than one @; write an @ within user or password as %40");
         }
-        let encoded_socket = self.hosts.to_ascii_lowercase().starts_with("%2f");
-        if self
-            .hosts
-            .split(',')
-            .any(|host| !encoded_socket && !is_host(host))
-        {
+        if !self.hosts.split(',').all(is_host) {
             return Some(
                 "holds no host and port as in localhost:5432 or [::1]:5432; a port is from 1 to 65535",
             );
@@ -218,7 +213,9 @@ fn is_host(text: &str) -> bool {
             let Some((host, port)) = rest.split_once(']') else {
                 return false;
             };
-            if host.parse::<std::net::Ipv6Addr>().is_err() {
+            // What follows a % is the zone, as in fe80::1%25eth0.
+            let address = host.split('%').next().unwrap_or(host);
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
             match port.strip_prefix(':') {
@@ -234,7 +231,7 @@ fn is_host(text: &str) -> bool {
     };
     let named = host
         .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._%".contains(&byte));
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._%~+".contains(&byte));
     let port = port.is_none_or(|port| {
         port.bytes().all(|byte| byte.is_ascii_digit())
             && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -338,6 +335,10 @@ mod tests {
             (
                 "postgres:///d?host=/tmp&user=u",
                 "postgres:///d?host=/tmp&user=u",
+            ),
+            (
+                "postgres://u:hunter2@[fe80::1%25eth0]:1,my_db/d",
+                "postgres://u:…@[fe80::1%25eth0]:1,my_db/d",
             ),
             (
                 "postgres://u:hunter2@%2Ftmp%2Fhunter/d",

@@ -14,7 +14,9 @@ use crate::support::wait::{PATIENCE, eventually};
 
 /// The seed's example and a service beside it: one pool, and a listening session for each.
 fn declared(db: &TestDb) -> String {
-    let (url, name) = (db.url(), db.name());
+    let name = db.name();
+    // The server trusts; the password is there not to be shown.
+    let url = db.url().replacen('@', ":hunter2@", 1);
     format!(
         r#"
         [pools.my-db-pool]
@@ -78,6 +80,8 @@ async fn services_of_one_pool_share_its_connections_and_keep_their_own_tables() 
     let users = services.start("users").await.unwrap();
     for service in [&config, &users] {
         assert_eq!(service.status().mode, Mode::Push);
+        let shown = format!("{services:?}{service:?}{:?}", service.status());
+        assert!(!shown.contains("hunter2"), "{shown}");
         assert!(
             service.status().store.contains("app_config"),
             "{:?}",
@@ -142,8 +146,10 @@ async fn a_shared_pool_ends_with_the_last_service_of_it_and_not_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_runs_is_not_started_again() {
-    let db = TestDb::new().await;
-    let (services, client) = (services(&db).await, db.client().await);
+    let (db, dir) = (TestDb::new().await, Scratch::new("load"));
+    let client = db.client().await;
+    run_sql(&client, "CREATE SCHEMA users").await;
+    let services = Services::load(written(&dir, &declared(&db))).unwrap();
     let (a, b) = tokio::join!(services.start("users"), services.start("users"));
     let (a, b) = (a.unwrap(), b.unwrap());
     assert!(Arc::ptr_eq(&a, &b));
@@ -181,9 +187,9 @@ async fn a_wrong_address_of_a_pool_is_refused_when_the_file_is_loaded() {
     };
     for (url, problem) in [
         ("postgres://:hunter2@h:x/d", "65535"),
-        ("postgres://u:hunter2@h/d?hunter=1", "not a PostgreSQL URL"),
-        ("postgres://u:hunter2@/d", "names no host"),
-        ("postgres://h/d", "names no user"),
+        ("postgres://u:hunter2@h/d?colour=1", "database_url"),
+        ("postgres://u:hunter2@/d", "no host"),
+        ("postgres://h/d", "no user"),
     ] {
         let error = file(url);
         let said = error.to_string();
@@ -384,6 +390,22 @@ async fn a_check_of_the_settings_tells_each_table_or_what_is_wrong() {
         assert_eq!((code, told.as_str()), (Some(2), ""), "{said}");
         assert!(said.contains(word), "{word:?} is not in: {said}");
     }
+    let mut command = program(None, &["config", "check"]);
+    let binary = std::os::unix::ffi::OsStrExt::from_bytes(b"hunter2\xff");
+    let output = run(command.env(
+        "SYNC_CONFIG_TABLE_NAME",
+        <std::ffi::OsStr>::to_owned(binary),
+    ))
+    .await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("SYNC_CONFIG_TABLE_NAME") && said.contains("not UTF-8"),
+        "{said}"
+    );
+    assert!(
+        output.status.code() == Some(2) && !said.contains("hunter2"),
+        "{said}"
+    );
     let output = run(&mut program(None, &["config", "check", "--service", "a"])).await;
     assert_eq!(output.status.code(), Some(2));
     let output =
