@@ -72,8 +72,10 @@ fn check((service, layers): &(Option<String>, Layers)) -> Result<(), Failure> {
             .describe(),
         None => "no database is given".to_owned(),
     };
+    let schema = layers.settings().schema.as_deref();
+    let schema = schema.map_or_else(String::new, |schema| format!(" in schema {schema}"));
     match service {
-        Some(service) => print(format_args!("{service}: in order; {place}")),
-        None => print(format_args!("in order; {place}")),
+        Some(service) => print(format_args!("{service}: in order; {place}{schema}")),
+        None => print(format_args!("in order; {place}{schema}")),
     }
 }

@@ -40,6 +40,8 @@ mod server_watch;
 mod services;
 #[cfg(feature = "cli")]
 mod settings_files;
+#[cfg(feature = "cli")]
+mod settings_secrets;
 mod subscribers;
 mod support;
 mod support_proxy;

@@ -331,7 +331,7 @@ async fn the_settings_are_printed_with_their_sources_and_without_passwords() {
 #[tokio::test]
 async fn a_check_of_the_settings_tells_each_table_or_what_is_wrong() {
     let dir = Scratch::new("check");
-    let text = "[pools.p]\ndatabase_url = 'postgres://u:hunter2@h/d'\n[services.a]\ndbpool_name = 'p'\n[services.b]\ndbpool_name = 'p'\ntable_name = 'b'\n";
+    let text = "[pools.p]\ndatabase_url = 'postgres://u:hunter2@h/d'\n[services.a]\ndbpool_name = 'p'\n[services.b]\ndbpool_name = 'p'\nschema = 's'\ntable_name = 'b'\n";
     let path = written(&dir, text);
     let checked = async |args: &[&str], variables: &[(&str, &str)]| {
         let mut command = program(None, &["config", "check", "--config", &path]);
@@ -346,7 +346,7 @@ async fn a_check_of_the_settings_tells_each_table_or_what_is_wrong() {
     let (code, [told, said]) = checked(&[], &[]).await;
     let lines = [
         "a: in order; PostgreSQL h:5432/d table sync_config",
-        "b: in order; PostgreSQL h:5432/d table b",
+        "b: in order; PostgreSQL h:5432/d table b in schema s",
     ];
     assert_eq!(
         (code, told.lines().collect::<Vec<_>>(), said.as_str()),
