@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const SECRET_BYTES: u64 = 64 * 1024;
 
 /// The variables that settings are read from: `DATABASE_URL`, `LISTEN_DATABASE_URL`, both with `_FILE`, and all that begin
-/// with `SYNC_CONFIG_`.
+/// with `SYNC_CONFIG_`. Those that Kubernetes sets beside a service of this name are left alone.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
@@ -112,8 +112,12 @@ impl Environment {
 
     /// Refuses variables that nobody reads; `known` are those of settings.
     pub(super) fn refuse_unknown(&self, known: &[String]) -> Result<()> {
-        let unknown = |name: &&String| !known.contains(name) && !names::is_of_others(name);
-        let Some(name) = self.variables.keys().find(unknown) else {
+        let unknown = |(name, value): &(&String, &String)| {
+            !known.contains(name)
+                && !names::is_of_others(name)
+                && !names::is_of_cluster(name, value)
+        };
+        let Some((name, _)) = self.variables.iter().find(unknown) else {
             return Ok(());
         };
         let hint = names::hint(name, known.iter().map(String::as_str));
@@ -207,6 +211,28 @@ mod tests {
             ("HOME", "/"),
         ])
         .unwrap();
+    }
+
+    #[test]
+    fn variables_of_a_cluster_are_no_typos() {
+        let cluster = [
+            ("SYNC_CONFIG_SERVICE_HOST", "10.0.0.11"),
+            ("SYNC_CONFIG_SERVICE_PORT", "8420"),
+            ("SYNC_CONFIG_SERVICE_PORT_HTTP", "8420"),
+            ("SYNC_CONFIG_PORT", "tcp://10.0.0.11:8420"),
+            ("SYNC_CONFIG_PORT_8420_TCP", "tcp://10.0.0.11:8420"),
+            ("SYNC_CONFIG_PORT_8420_TCP_PROTO", "tcp"),
+            ("SYNC_CONFIG_CANARY_SERVICE_HOST", "10.0.0.12"),
+            ("SYNC_CONFIG_CANARY_PORT_8420_TCP_ADDR", "10.0.0.12"),
+        ];
+        layered(&cluster).unwrap();
+        for (name, value) in [
+            ("SYNC_CONFIG_PORT", "8420"),
+            ("SYNC_CONFIG_PORT_X", "1"),
+            ("SYNC_CONFIG_HOST", "h"),
+        ] {
+            layered(&[(name, value)]).unwrap_err();
+        }
     }
 
     #[test]

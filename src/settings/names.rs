@@ -63,6 +63,26 @@ pub(super) fn is_of_others(variable: &str) -> bool {
     OTHERS.contains(&variable) || TESTS.iter().any(|test| variable.starts_with(test))
 }
 
+/// Whether a variable is one that Kubernetes gives to every pod beside a service that is called `sync-config` or
+/// `sync-config-…`: nobody mistyped it.
+pub(super) fn is_of_cluster(variable: &str, value: &str) -> bool {
+    let host = variable.ends_with("_SERVICE_HOST");
+    let port = variable.ends_with("_SERVICE_PORT") || variable.contains("_SERVICE_PORT_");
+    let protocol = ["tcp", "udp", "sctp"];
+    // SYNC_CONFIG_PORT=tcp://10.0.0.11:8420; without an address it is somebody's mistake.
+    let link = variable.ends_with("_PORT")
+        && (value.split_once("://")).is_some_and(|(scheme, _)| protocol.contains(&scheme));
+    // SYNC_CONFIG_PORT_8420_TCP, and _ADDR, _PORT and _PROTO of it.
+    let numbered = variable.split_once("_PORT_").is_some_and(|(_, rest)| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+            && parts
+                .next()
+                .is_some_and(|name| protocol.contains(&name.to_ascii_lowercase().as_str()))
+    });
+    host || port || link || numbered
+}
+
 /// Every name of a setting.
 pub(super) fn known() -> Vec<&'static str> {
     SPECS.iter().flat_map(all_of).collect()

@@ -38,9 +38,12 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Cuts a URL where the driver does: whatever stands before the first `@` is user and password.
+    /// Cuts a URL, not `name=value` words, where the driver does: whatever stands before the first `@` is user and password.
     fn cut(text: &'a str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
+        if scheme.contains('=') {
+            return None;
+        }
         let (credentials, rest) = match rest.split_once('@') {
             Some((credentials, rest)) => (Some(credentials), rest),
             None => (None, rest),
@@ -353,6 +356,7 @@ mod tests {
                 "host=h password = 'hun\\'ter 2' user=u",
                 "host=h password=… user=u",
             ),
+            ("host=h password=hunter2://x", "host=h password=…"),
             ("host=h passwd=hunter2", "host=h passwd=…"),
             ("host=h password='hunter2", "…"),
             ("host=h hunter2", "…"),
