@@ -223,11 +223,12 @@ enum Type {
 impl Type {
     /// What a setting takes, as its default and bounds tell.
     fn of(spec: &Spec) -> Self {
+        let least = spec.bounds.split(' ').next().unwrap_or_default();
         if spec.bounds == "true or false" {
             Self::Switch
         } else if spec.default.parse::<u64>().is_ok() {
             Self::Number
-        } else if humantime::parse_duration(spec.default).is_ok() {
+        } else if humantime::parse_duration(least).is_ok() {
             Self::Duration
         } else {
             Self::Text

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 impl Settings {
     /// The text that [`Settings::with`] would take for a setting; `None` for one that has no value.
     pub(crate) fn text_of(&self, name: &str) -> Option<String> {
-        let duration = |value: Duration| Some(humantime::format_duration(value).to_string());
+        let duration = |value: Duration| Some(in_days(value));
         match name {
             "database_url" => self.database_url.clone(),
             "listen_database_url" => self.listen_database_url.clone(),
@@ -30,6 +30,19 @@ impl Settings {
             "max_connections" => Some(self.max_connections.to_string()),
             _ => None,
         }
+    }
+}
+
+/// A duration with nothing longer than days, which are what people set: months and years of others have fractions.
+fn in_days(value: Duration) -> String {
+    const DAY: u64 = 86_400;
+    let days = value.as_secs() / DAY;
+    let rest = value.saturating_sub(Duration::from_secs(days * DAY));
+    let unit = if days == 1 { "day" } else { "days" };
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (days, true) => format!("{days}{unit}"),
+        (days, false) => format!("{days}{unit} {}", humantime::format_duration(rest)),
     }
 }
 
@@ -89,4 +102,24 @@ pub(super) fn check_name(name: &str, value: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_told_as_it_is_written() {
+        for text in [
+            "0s",
+            "250ms",
+            "1m 30s",
+            "1day",
+            "90days",
+            "365days 1h",
+            "3650days",
+        ] {
+            assert_eq!(in_days(duration("x", text).unwrap()), text);
+        }
+    }
 }

@@ -38,15 +38,18 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Cuts a URL, not `name=value` words, where the driver does: whatever stands before the first `@` is user and password.
+    /// Cuts a URL, not `name=value` words. Whatever stands before the first `@` is user and password, unless that stands
+    /// among the parameters.
     fn cut(text: &'a str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         if scheme.contains('=') {
             return None;
         }
-        let (credentials, rest) = match rest.split_once('@') {
-            Some((credentials, rest)) => (Some(credentials), rest),
-            None => (None, rest),
+        let question = rest.find('?').unwrap_or(rest.len());
+        let beyond_a_path = rest[..question].contains('/');
+        let (credentials, rest) = match rest.find('@') {
+            Some(at) if at < question || !beyond_a_path => (Some(&rest[..at]), &rest[at + 1..]),
+            _ => (None, rest),
         };
         let (user, password) = match credentials.map(|text| text.split_once(':')) {
             Some(Some((user, password))) => (Some(user), Some(password)),
@@ -87,8 +90,9 @@ impl<'a> Parts<'a> {
                 "holds a % that is not followed by two hexadecimal digits of UTF-8; write % itself as %25",
             );
         }
-        let blank = |part: &&str| part.contains(|c: char| c.is_whitespace() || c.is_control());
-        if written.iter().flatten().any(blank) {
+        let control = |part: &&str| part.contains(char::is_control);
+        let blank = |part: &&str| part.contains(char::is_whitespace);
+        if written.iter().flatten().any(control) || written[..4].iter().flatten().any(blank) {
             return Some(
                 "holds a blank or a control character; write it percent-encoded, a blank as %20",
             );
@@ -161,6 +165,8 @@ pub(super) fn redacted(text: &str) -> String {
         return HIDDEN.to_owned();
     }
     match Parts::cut(text) {
+        // An @ in there may end a password that was not encoded.
+        Some(parts) if parts.parameters.is_some_and(|text| text.contains('@')) => HIDDEN.to_owned(),
         Some(parts) => parts.redacted(),
         None => redacted_words(text).unwrap_or_else(|| HIDDEN.to_owned()),
     }
@@ -323,7 +329,7 @@ mod tests {
             ("postgres://u:hunter2@h:5433/d", "postgres://u:…@h:5433/d"),
             ("postgresql://u@h/d", "postgresql://u@h/d"),
             (
-                "postgres://u:p/hunter2?x@[::1]:5/d",
+                "postgres://u:hunter2?x@[::1]:5/d",
                 "postgres://u:…@[::1]:5/d",
             ),
             (
@@ -355,6 +361,11 @@ mod tests {
             (
                 "host=h password = 'hun\\'ter 2' user=u",
                 "host=h password=… user=u",
+            ),
+            ("postgres://u:1/hunter2?x=y@h/d", "…"),
+            (
+                "postgres://h/d?user=a&options=-c a=hunter2",
+                "postgres://h/d?user=a&options=…",
             ),
             ("host=h password=hunter2://x", "host=h password=…"),
             ("host=h passwd=hunter2", "host=h passwd=…"),

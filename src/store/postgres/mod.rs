@@ -114,8 +114,11 @@ impl PostgresStore {
         pool: shared::SharedPool,
         instance: u64,
     ) -> Result<Self> {
-        let store = Self::new(settings, Some(pool.pool()), instance)?;
+        // As with a pool of its own, which nothing was connected for, but for the pool itself.
+        let store = Self::new(settings, None, instance)?;
         Ok(Self {
+            pool: pool.pool(),
+            own_pool: false,
             share: std::sync::Mutex::new(Some(pool)),
             ..store
         })
