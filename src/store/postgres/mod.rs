@@ -49,7 +49,7 @@ pub(crate) struct PostgresStore {
     own_pool: bool,
     /// A share in a pool of several stores, until this one is closed.
     #[cfg(feature = "toml")]
-    share: std::sync::Mutex<Option<shared::SharedPool>>,
+    share: shared::Share,
     /// Whether pool and session have addresses of their own.
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
@@ -97,30 +97,13 @@ impl PostgresStore {
             pool,
             own_pool,
             #[cfg(feature = "toml")]
-            share: std::sync::Mutex::default(),
+            share: shared::Share::default(),
             apart,
             address: listen.or(url),
             description,
             settings,
             instance,
             prepared,
-        })
-    }
-
-    /// A store that writes through a pool of several, and lets go of it when it is closed.
-    #[cfg(feature = "toml")]
-    pub(crate) fn sharing(
-        settings: &Settings,
-        pool: shared::SharedPool,
-        instance: u64,
-    ) -> Result<Self> {
-        // As with a pool of its own, which nothing was connected for, but for the pool itself.
-        let store = Self::new(settings, None, instance)?;
-        Ok(Self {
-            pool: pool.pool(),
-            own_pool: false,
-            share: std::sync::Mutex::new(Some(pool)),
-            ..store
         })
     }
 
@@ -485,12 +468,7 @@ impl Store for PostgresStore {
             self.pool.close();
         }
         #[cfg(feature = "toml")]
-        drop(
-            self.share
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .take(),
-        );
+        self.let_go();
     }
 }
 

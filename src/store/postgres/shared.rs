@@ -3,7 +3,7 @@
 //! Guarantees: it is closed when the last store that holds it is closed or dropped, not before, and then at once.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use deadpool_postgres::Pool;
 
@@ -14,6 +14,9 @@ use crate::settings::Settings;
 /// A share in a pool.
 #[derive(Clone)]
 pub(crate) struct SharedPool(Arc<Owned>);
+
+/// What a store has of a shared pool, until it is closed.
+pub(super) type Share = Mutex<Option<SharedPool>>;
 
 /// Leads to a pool as long as somebody has a share in it.
 #[derive(Default)]
@@ -30,10 +33,6 @@ impl SharedPool {
         Ok(Self(Arc::new(Owned { pool })))
     }
 
-    pub(crate) fn pool(&self) -> Pool {
-        self.0.pool.clone()
-    }
-
     pub(crate) fn downgrade(&self) -> WeakPool {
         WeakPool(Arc::downgrade(&self.0))
     }
@@ -42,6 +41,28 @@ impl SharedPool {
 impl WeakPool {
     pub(crate) fn upgrade(&self) -> Option<SharedPool> {
         self.0.upgrade().map(SharedPool)
+    }
+}
+
+impl PostgresStore {
+    /// A store that writes through a pool of several, made with the same addresses.
+    pub(crate) fn sharing(settings: &Settings, pool: SharedPool, instance: u64) -> Result<Self> {
+        // As one with a pool of its own, which has connected to nothing, but for the pool.
+        let store = Self::new(settings, None, instance)?;
+        Ok(Self {
+            pool: pool.0.pool.clone(),
+            own_pool: false,
+            share: Mutex::new(Some(pool)),
+            ..store
+        })
+    }
+
+    /// Gives its share back.
+    pub(super) fn let_go(&self) {
+        let share = self.share.lock();
+        let share = share.unwrap_or_else(PoisonError::into_inner).take();
+        // The last one closes the pool; the lock is free by then.
+        drop(share);
     }
 }
 
