@@ -30,6 +30,9 @@ pub(crate) enum Kind {
         value: String,
         problem: String,
     },
+    /// A setting's error with the file and line, the variable or the flag that it comes from.
+    #[error("{place}: {problem}")]
+    Placed { place: String, problem: String },
     #[error("not ready: nothing has been loaded from the database yet")]
     NotReady,
     #[error(transparent)]
@@ -70,12 +73,29 @@ impl Error {
         value: impl Into<String>,
         problem: impl Into<String>,
     ) -> Self {
+        let mut value = value.into();
+        // An address that was given to the wrong setting; it may hold a password.
+        if value.contains("://") || value.contains("password") {
+            value = "…".to_owned();
+        }
         Kind::Setting {
             name: name.into(),
-            value: value.into(),
+            value,
             problem: problem.into(),
         }
         .into()
+    }
+
+    pub(crate) fn placed(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Kind::Placed {
+            place: place.into(),
+            problem: problem.into(),
+        }
+        .into()
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0
     }
 
     pub(crate) fn unavailable(what: impl Into<String>, problem: impl fmt::Display) -> Self {
@@ -130,6 +150,7 @@ impl Error {
             Kind::Key(_)
             | Kind::EmptyWrite
             | Kind::Setting { .. }
+            | Kind::Placed { .. }
             | Kind::NotReady
             | Kind::Decode(_)
             | Kind::OtherEpoch { .. }
@@ -182,6 +203,7 @@ impl Error {
                 | Kind::DuplicateKey(_)
                 | Kind::EmptyWrite
                 | Kind::Setting { .. }
+                | Kind::Placed { .. }
         )
     }
 

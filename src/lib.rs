@@ -20,6 +20,8 @@
 //!   callbacks to every implementor.
 //! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
 //!   [`MemoryDatabase`].
+//! - [`Layers`] puts the [`Environment`] over settings made in code and tells the [`Origin`] of each; with feature `toml`
+//!   a `SettingsFile` stands between them, and `Services` starts the services it declares, with the pools they share.
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
 //! - [`SyncConfigExt::live`] gives a handle that is read in nanoseconds, [`LiveGroup`] a struct of them;
@@ -63,8 +65,12 @@ pub use self::core::{
     Snapshot, Value, ValueError,
 };
 pub use self::error::{Error, Result};
+#[cfg(feature = "toml")]
+pub use self::service::Services;
 pub use self::service::{Builder, ConfigService, connect};
-pub use self::settings::{SPECS, Settings, Spec};
+#[cfg(feature = "toml")]
+pub use self::settings::SettingsFile;
+pub use self::settings::{Environment, Layers, Origin, SPECS, Setting, Settings, Spec};
 pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::postgres::joined::Joined;

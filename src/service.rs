@@ -1,5 +1,8 @@
 //! The service that an application holds: builder, start, and the trait's implementation.
 
+#[cfg(feature = "toml")]
+mod services;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,6 +14,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::Transaction;
 
+#[cfg(feature = "toml")]
+pub use self::services::Services;
 use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Key, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
@@ -20,6 +25,8 @@ use crate::status::Status;
 use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::joined::{self, Joined};
+#[cfg(feature = "toml")]
+use crate::store::postgres::shared::SharedPool;
 use crate::store::{Answered, Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target, WrongType};
@@ -45,6 +52,8 @@ pub struct Builder {
 enum Source {
     Url,
     Pool(Pool),
+    #[cfg(feature = "toml")]
+    Shared(SharedPool),
     Memory(MemoryDatabase),
 }
 
@@ -53,6 +62,8 @@ impl fmt::Debug for Source {
         f.write_str(match self {
             Self::Url => "Url",
             Self::Pool(_) => "Pool",
+            #[cfg(feature = "toml")]
+            Self::Shared(_) => "Shared",
             Self::Memory(_) => "Memory",
         })
     }
@@ -88,6 +99,13 @@ impl Builder {
         self
     }
 
+    /// Writes through a pool of several services, which is closed with the last of them.
+    #[cfg(feature = "toml")]
+    pub(crate) fn shared_pool(mut self, pool: SharedPool) -> Self {
+        self.source = Source::Shared(pool);
+        self
+    }
+
     /// Replaces the settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -120,8 +138,14 @@ impl Builder {
                 };
                 (database.store(instance, sources), None)
             }
-            Source::Url => on_postgres(&self.settings, None, instance)?,
-            Source::Pool(pool) => on_postgres(&self.settings, Some(pool), instance)?,
+            Source::Url => on_postgres(PostgresStore::new(&self.settings, None, instance)?),
+            Source::Pool(pool) => {
+                on_postgres(PostgresStore::new(&self.settings, Some(pool), instance)?)
+            }
+            #[cfg(feature = "toml")]
+            Source::Shared(pool) => {
+                on_postgres(PostgresStore::sharing(&self.settings, pool, instance)?)
+            }
         };
         if self.wait {
             store.prepare().await?;
@@ -140,9 +164,9 @@ impl Builder {
 /// A store on PostgreSQL, as what every store is and as what only it is.
 type OnPostgres = (Arc<dyn Store>, Option<Arc<PostgresStore>>);
 
-fn on_postgres(settings: &Settings, pool: Option<Pool>, instance: u64) -> Result<OnPostgres> {
-    let store = Arc::new(PostgresStore::new(settings, pool, instance)?);
-    Ok((store.clone(), Some(store)))
+fn on_postgres(store: PostgresStore) -> OnPostgres {
+    let store = Arc::new(store);
+    (store.clone(), Some(store))
 }
 
 /// An instance of the configuration store: share it as `Arc<dyn SyncConfig>`.

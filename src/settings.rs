@@ -3,9 +3,26 @@
 //! Guarantees: a value out of bounds is refused with its name, the value and the bound; a duration without a unit is
 //! refused; nothing here prints a password.
 
+mod environment;
+#[cfg(feature = "toml")]
+mod file;
+mod layers;
+mod names;
+#[cfg(feature = "toml")]
+mod reader;
+#[cfg(feature = "toml")]
+mod sections;
+mod text;
+mod url;
+
 use std::fmt;
 use std::time::Duration;
 
+pub use self::environment::Environment;
+#[cfg(feature = "toml")]
+pub use self::file::SettingsFile;
+pub use self::layers::{Layers, Origin, Setting};
+use self::text::{check_name, duration, switch};
 use crate::error::{Error, Result};
 
 /// How a service finds its table and how often it does what.
@@ -141,31 +158,18 @@ impl Settings {
         }
     }
 
-    /// The defaults, overridden by the environment variables of [`SPECS`].
+    /// The defaults, overridden by the environment variables of [`SPECS`]; `DATABASE_URL_FILE` and
+    /// `LISTEN_DATABASE_URL_FILE` name files that hold the URLs. [`Layers`] puts them over settings made in code.
     ///
     /// # Errors
     ///
-    /// [`Error::is_invalid_input`] naming the variable, its value and the bound.
+    /// [`Error::is_invalid_input`] naming the variable, its value and the bound; also for a variable that begins with
+    /// `SYNC_CONFIG_` and that nobody reads.
     pub fn from_env() -> Result<Self> {
-        Self::default().overridden_by(|name| std::env::var(name).ok())
-    }
-
-    /// These settings, overridden by whatever `lookup` gives for the environment variables of [`SPECS`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Settings::from_env`].
-    pub fn overridden_by(mut self, lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        for Spec { name, env, .. } in SPECS {
-            if let Some(text) = lookup(env) {
-                self = self.with(name, &text)?;
-            }
-        }
-        if let Some(text) = lookup("SYNC_CONFIG_JITTER_MAX") {
-            self = self.with("jitter_max", &text)?;
-        }
-        self.check()?;
-        Ok(self)
+        let environment = Environment::of_process()?;
+        Ok(Layers::new(Self::default())
+            .environment(&environment)?
+            .into_settings())
     }
 
     /// Sets one setting by its name, from a text.
@@ -198,7 +202,12 @@ impl Settings {
                     .parse()
                     .map_err(|_| Error::setting(name, text, "write a number from 1 to 1000"))?;
             }
-            _ => return Err(Error::setting(name, text, "there is no such setting")),
+            _ => {
+                // The text is not shown: it may be a URL whose name was mistyped.
+                let hint = names::hint(name, names::known());
+                let problem = format!("there is no such setting; {hint}");
+                return Err(Error::setting(name, "…", problem));
+            }
         }
         Ok(self)
     }
@@ -256,6 +265,15 @@ impl Settings {
         for (name, value) in names {
             if let Some(value) = value {
                 check_name(name, value)?;
+            }
+        }
+        let urls = [
+            ("database_url", &self.database_url),
+            ("listen_database_url", &self.listen_database_url),
+        ];
+        for (name, value) in urls {
+            if let Some(value) = value {
+                url::check(name, value)?;
             }
         }
         Ok(())
@@ -326,59 +344,6 @@ setters! {
     request_timeout: Duration, "how long a write or a resync may take";
     max_connections: usize, "the size of the service's own pool";
     migrate: bool, "whether to create or upgrade the schema at start";
-}
-
-fn duration(name: &str, text: &str) -> Result<Duration> {
-    if !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
-        return Err(Error::setting(
-            name,
-            text,
-            format!("a duration needs a unit: write {text}m, {text}s or {text}ms"),
-        ));
-    }
-    humantime::parse_duration(text).map_err(|error| {
-        Error::setting(
-            name,
-            text,
-            format!("not a duration such as 5m or 250ms: {error}"),
-        )
-    })
-}
-
-fn switch(name: &str, text: &str) -> Result<bool> {
-    match text {
-        "true" | "1" | "on" | "yes" => Ok(true),
-        "false" | "0" | "off" | "no" => Ok(false),
-        _ => Err(Error::setting(name, text, "write true or false")),
-    }
-}
-
-/// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
-fn check_name(name: &str, value: &str) -> Result<()> {
-    let shown: String = value
-        .chars()
-        .take(64)
-        .flat_map(char::escape_debug)
-        .collect();
-    if value.is_empty() || value.len() > 48 {
-        return Err(Error::setting(
-            name,
-            shown,
-            format!("has {} bytes; must be from 1 to 48", value.len()),
-        ));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(Error::setting(
-            name,
-            shown,
-            "must not hold control characters",
-        ));
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Settings {
@@ -472,13 +437,12 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_and_no_password_is_shown() {
-        let settings = Settings::default()
-            .overridden_by(|name| match name {
-                "DATABASE_URL" => Some("postgres://u:hunter2@h/d".to_owned()),
-                "SYNC_CONFIG_JITTER_MAX" => Some("250ms".to_owned()),
-                _ => None,
-            })
-            .unwrap();
+        let environment = Environment::new([
+            ("DATABASE_URL", "postgres://u:hunter2@h/d"),
+            ("SYNC_CONFIG_JITTER_MAX", "250ms"),
+        ]);
+        let layers = Layers::new(Settings::default()).environment(&environment);
+        let settings = layers.unwrap().into_settings();
         assert_eq!(settings.poll_jitter, 250 * MS);
         assert!(!format!("{settings:?}").contains("hunter2"));
     }

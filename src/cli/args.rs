@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
-use crate::settings::Settings;
+use super::place::Place;
 
 /// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -15,7 +14,17 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) place: Place,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Asked,
+}
+
+/// What is asked for.
+#[derive(Debug, Subcommand)]
+pub(super) enum Asked {
+    #[command(flatten)]
+    OfStore(Command),
+    /// Shows or checks the settings of this program; connects to nothing.
+    #[command(subcommand)]
+    Config(Config),
 }
 
 const CODES: &str = "\
@@ -29,52 +38,8 @@ Exit codes:
   6  the database's answer was lost; whether the write was applied is unknown
 
 Every setting of the library can be given by its environment variable as well:
-  SYNC_CONFIG_REQUEST_TIMEOUT=5s, SYNC_CONFIG_CHECK_INTERVAL=500ms, LISTEN_DATABASE_URL and so on.";
-
-/// Where the table is.
-#[derive(Debug, clap::Args)]
-pub(super) struct Place {
-    /// The database, as postgres://user@host:5432/database.
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "DATABASE_URL",
-        hide_env_values = true
-    )]
-    database_url: Option<String>,
-    /// The table; without it SYNC_CONFIG_TABLE_NAME, else sync_config.
-    #[arg(long, global = true, value_name = "NAME")]
-    table: Option<String>,
-    /// The table's schema; without it SYNC_CONFIG_SCHEMA, else the connection's own.
-    #[arg(long, global = true, value_name = "NAME")]
-    schema: Option<String>,
-    /// The NOTIFY channel; without it SYNC_CONFIG_CHANNEL, else config_changes.
-    #[arg(long, global = true, value_name = "NAME")]
-    channel: Option<String>,
-}
-
-impl Place {
-    /// The environment's settings, overridden by the flags.
-    pub(super) fn settings(self) -> Result<Settings> {
-        let mut settings = Settings::from_env()?;
-        let flags = [
-            ("database_url", self.database_url),
-            ("table_name", self.table),
-            ("schema", self.schema),
-            ("channel", self.channel),
-        ];
-        for (name, value) in flags {
-            if let Some(value) = value {
-                settings = settings.with(name, &value)?;
-            }
-        }
-        // An empty variable is how a shell unsets one for a single command.
-        settings.database_url = settings.database_url.filter(|url| !url.is_empty());
-        settings.check()?;
-        Ok(settings)
-    }
-}
+  SYNC_CONFIG_REQUEST_TIMEOUT=5s, SYNC_CONFIG_CHECK_INTERVAL=500ms, LISTEN_DATABASE_URL and so on,
+or in a TOML file (--config). `sync-config config print` shows each with its source.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -114,6 +79,18 @@ pub(super) enum Command {
     /// Serves the configuration over HTTP.
     #[cfg(feature = "server")]
     Serve(Serve),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Prints every setting with its value and where that comes from. No password is shown.
+    Print {
+        /// Prints JSON instead: [{"service", "settings": [{"name", "value", "source": {"kind", "place"}}]}].
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says whether all settings are in order, and which table they lead to.
+    Check,
 }
 
 #[derive(Debug, clap::Args)]
@@ -199,7 +176,7 @@ pub(super) struct Serve {
 }
 
 #[cfg(feature = "server")]
-fn progress(text: &str) -> std::result::Result<Duration, String> {
+fn progress(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_millis(100)..=Duration::from_secs(300)).contains(&time) {
         Ok(time)
@@ -213,9 +190,26 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::settings::{Environment, Layers, Settings};
 
     #[test]
     fn the_arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_variable_of_an_argument_is_known_to_the_settings() {
+        let command = Args::command();
+        let commands = std::iter::once(&command).chain(command.get_subcommands());
+        let arguments = commands.flat_map(clap::Command::get_arguments);
+        let variables = arguments.filter_map(|argument| argument.get_env()?.to_str());
+        let mut checked = 0;
+        for variable in variables {
+            let environment = Environment::new([(variable, "x")]);
+            let layers = Layers::new(Settings::default()).environment(&environment);
+            assert!(layers.is_ok(), "{layers:?}");
+            checked += 1;
+        }
+        assert!(checked >= 2, "{checked}");
     }
 }

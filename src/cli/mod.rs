@@ -6,8 +6,10 @@
 mod admin;
 mod args;
 mod commands;
+mod config;
 mod log;
 mod out;
+mod place;
 #[cfg(feature = "server")]
 mod serve;
 mod watch;
@@ -16,8 +18,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Args, Command};
+use self::args::{Args, Asked, Command};
 use crate::error::Error;
+use crate::settings::Settings;
 
 /// Runs the program that the process's arguments ask for.
 #[must_use]
@@ -47,7 +50,19 @@ pub fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Failure> {
     let Args { place, command } = args;
-    let settings = place.settings()?;
+    let command = match command {
+        Asked::Config(command) => return config::config(&place, &command),
+        Asked::OfStore(command) => command,
+    };
+    let layers = place.layers()?;
+    let ended = perform(layers.settings().clone(), command).await;
+    ended.map_err(|failure| match failure {
+        Failure::Library(error) => Failure::Library(layers.located(error)),
+        failure => failure,
+    })
+}
+
+async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
     #[cfg(feature = "server")]
     if let Command::Serve(options) = command {
         return serve::serve(settings, options).await;

@@ -1,6 +1,6 @@
 //! The documents say what the code does.
 
-use sync_config::SPECS;
+use sync_config::{SPECS, Settings};
 
 fn read(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -33,6 +33,99 @@ fn the_readme_lists_every_setting_with_default_and_bounds() {
         readme.contains(&table),
         "README.md should hold this table:\n{table}"
     );
+}
+
+/// The blocks of a page that are written in a language.
+#[cfg(feature = "toml")]
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("```{language}\n");
+    let blocks = page.split(opening.as_str()).skip(1);
+    blocks
+        .filter_map(|rest| Some(rest.split_once("```")?.0))
+        .collect()
+}
+
+#[cfg(feature = "toml")]
+#[test]
+fn the_readmes_files_of_settings_are_read_as_they_stand() {
+    use sync_config::{Environment, Services, SettingsFile};
+    let readme = read("README.md");
+    let blocks = blocks(&readme, "toml");
+    let [single, several] = blocks[..] else {
+        panic!("{} files of settings", blocks.len())
+    };
+    let nothing = Environment::default();
+    let single = SettingsFile::parse(single).unwrap();
+    let layers = single.layers(None, Settings::default(), &nothing).unwrap();
+    assert_eq!(layers.origin("heartbeat_interval").unwrap().kind(), "file");
+    let several = SettingsFile::parse(several).unwrap();
+    let services = Services::new(&several, &Settings::default(), &nothing).unwrap();
+    assert_eq!(
+        services.names().collect::<Vec<_>>(),
+        ["config-service", "user-settings"]
+    );
+    assert_eq!(services.pool_name("user-settings"), Some("my-db-pool"));
+    let named = readme.split("SYNC_CONFIG_").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
+        format!("SYNC_CONFIG_{}", &rest[..end.unwrap_or(rest.len())])
+    });
+    let refused = [
+        "SYNC_CONFIG_",
+        "SYNC_CONFIG_SCHEMA",
+        "SYNC_CONFIG_TABLE_NAME",
+        "SYNC_CONFIG_CHANNEL",
+    ];
+    let mut checked = 0;
+    for variable in named.filter(|name| !refused.contains(&name.as_str())) {
+        let environment = Environment::new([(variable.as_str(), "")]);
+        let outcome = several.layers(Some("user-settings"), Settings::default(), &environment);
+        let said = outcome.map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(!said.contains("there is no variable"), "{variable}: {said}");
+        checked += 1;
+    }
+    assert!(checked >= 15, "{checked} variables");
+}
+
+/// The text of every source below a directory.
+fn sources(directory: &str) -> Vec<String> {
+    let path = format!("{}/{directory}", env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+        let name = format!("{directory}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            found.extend(sources(&name));
+        } else if name.ends_with(".rs") {
+            found.push(read(&name));
+        }
+    }
+    found
+}
+
+/// A variable that something reads and the settings do not know of would be refused as a typo.
+#[test]
+fn every_variable_that_the_project_reads_is_known_to_the_settings() {
+    let mut checked = 0;
+    for source in ["src", "tests", "examples"]
+        .iter()
+        .flat_map(|directory| sources(directory))
+    {
+        for call in ["var(\"", "var_os(\"", "env = \""] {
+            for rest in source
+                .split(call)
+                .skip(1)
+                .filter(|rest| rest.starts_with("SYNC_CONFIG_"))
+            {
+                let name = rest.split('"').next().unwrap_or_default();
+                let environment = sync_config::Environment::new([(name, "")]);
+                let outcome =
+                    sync_config::Layers::new(Settings::default()).environment(&environment);
+                let said = outcome.map_or_else(|error| error.to_string(), |_| String::new());
+                assert!(!said.contains("there is no variable"), "{name}: {said}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 8, "{checked} variables");
 }
 
 #[test]

@@ -189,6 +189,61 @@ async fn settings_out_of_bounds_are_refused_at_the_start_by_name() {
     }
 }
 
+#[tokio::test]
+async fn an_address_that_is_wrong_in_any_way_is_refused_at_the_start_and_never_shown() {
+    for (address, problem) in [
+        ("", "is empty"),
+        ("hunter2", "no address"),
+        ("u:hunter2@h/d", "no address"),
+        ("http://u:hunter2@h/d", "must begin with postgres://"),
+        ("mysql://u:hunter2@h/d", "must begin with postgres://"),
+        ("postgres://", "no host"),
+        ("postgres://u:hunter2@", "no host"),
+        ("postgres://u:hunter2@/d", "no host"),
+        ("postgres://h/d", "no user"),
+        ("postgres://u:hunter2@h:port/d", "from 1 to 65535"),
+        ("postgres://u:hunter2@h:0/d", "from 1 to 65535"),
+        ("postgres://u:hunter2@h:99999/d", "from 1 to 65535"),
+        ("postgres://u:hunter2%2@h/d", "%25"),
+        ("postgres://u:hunter2%zz@h/d", "%25"),
+        ("postgres://u:hunter2@h/%ff", "%25"),
+        ("postgres://u:hunter2@h o s t/d", "%20"),
+        (" postgres://u:hunter2@h/d", "must begin with postgres://"),
+        ("postgres://u:hunter2@h/d\u{0}", "%20"),
+        ("postgres://u:hun@ter2@h/d", "%40"),
+        ("postgres://u:hunter2@höst/d", "localhost:5432"),
+        ("postgres://u:hunter2@[::1/d", "[::1]:5432"),
+        ("postgres://u:hunter2@[::zz]/d", "[::1]:5432"),
+        ("postgres://u:hunter2@[::1]5432/d", "[::1]:5432"),
+        ("postgres://u:hunter2@::1/d", "[::1]:5432"),
+        ("postgres://u:hunter2@h/d?colour=2", ""),
+        ("postgres://u:hunter2@h/d?connect_timeout=hunter2", ""),
+        ("postgres://u:hunter2@h/d?sslmode", "name=value"),
+        ("host=h user=u hunter2", ""),
+        ("host=h user=u password='hunter2", ""),
+        ("password=hunter2 user=u", "no host"),
+    ] {
+        let good = Settings::new("postgres://app@127.0.0.1:1/app");
+        for (name, settings) in [
+            ("setting database_url", Settings::new(address)),
+            (
+                "setting listen_database_url",
+                good.listen_database_url(address),
+            ),
+        ] {
+            let error = Builder::new(settings).start().await.unwrap_err();
+            let said = error.to_string();
+            assert!(
+                error.is_invalid_input() && said.contains(name),
+                "{address}: {said}"
+            );
+            assert!(said.contains(problem), "{address}: {said}");
+            let shown = format!("{said}{error:?}");
+            assert!(!shown.contains("hun"), "{shown}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stores_on_one_channel_do_not_disturb_each_other() {
     let db = TestDb::new().await;

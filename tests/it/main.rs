@@ -36,6 +36,12 @@ mod server;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_watch;
+#[cfg(feature = "cli")]
+mod services;
+#[cfg(feature = "cli")]
+mod settings_files;
+#[cfg(feature = "cli")]
+mod settings_secrets;
 mod subscribers;
 mod support;
 mod support_proxy;

@@ -28,7 +28,6 @@ impl Admin {
     }
 
     /// Names the store for people, without a password.
-    #[cfg(feature = "server")]
     pub(crate) fn describe(&self) -> String {
         self.store.description.clone()
     }

@@ -16,6 +16,8 @@ mod listener;
 pub(crate) mod migrate;
 mod queries;
 mod rows;
+#[cfg(feature = "toml")]
+pub(crate) mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,9 @@ pub(crate) struct PostgresStore {
     pool: Pool,
     /// Whether the pool is this store's own, to be closed with it.
     own_pool: bool,
+    /// A share in a pool of several stores, until this one is closed.
+    #[cfg(feature = "toml")]
+    share: shared::Share,
     /// Whether pool and session have addresses of their own.
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
@@ -92,6 +97,8 @@ impl PostgresStore {
         Ok(Self {
             pool,
             own_pool,
+            #[cfg(feature = "toml")]
+            share: shared::Share::default(),
             apart,
             address: listen.or(url),
             description,
@@ -502,6 +509,8 @@ impl Store for PostgresStore {
         if self.own_pool {
             self.pool.close();
         }
+        #[cfg(feature = "toml")]
+        self.let_go();
     }
 }
 

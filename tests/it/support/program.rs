@@ -19,9 +19,10 @@ pub(crate) fn program(database_url: Option<&str>, args: &[&str]) -> Command {
     for name in settings.filter(|name| name.to_string_lossy().starts_with("SYNC_CONFIG_")) {
         command.env_remove(name);
     }
-    for name in ["DATABASE_URL", "LISTEN_DATABASE_URL", "RUST_LOG"] {
-        command.env_remove(name);
+    for name in ["DATABASE_URL", "LISTEN_DATABASE_URL"] {
+        command.env_remove(name).env_remove(format!("{name}_FILE"));
     }
+    command.env_remove("RUST_LOG");
     if let Some(url) = database_url {
         command.env("DATABASE_URL", url);
     }

@@ -1,0 +1,125 @@
+//! What a setting's text means, and the bounds of names.
+
+use std::time::Duration;
+
+use super::Settings;
+use crate::error::{Error, Result};
+
+impl Settings {
+    /// The text that [`Settings::with`] would take for a setting; `None` for one that has no value.
+    pub(crate) fn text_of(&self, name: &str) -> Option<String> {
+        let duration = |value: Duration| Some(in_days(value));
+        match name {
+            "database_url" => self.database_url.clone(),
+            "listen_database_url" => self.listen_database_url.clone(),
+            "schema" => self.schema.clone(),
+            "table_name" => Some(self.table_name.clone()),
+            "channel" => Some(self.channel.clone()),
+            "instance_name" => self.instance_name.clone(),
+            "heartbeat_interval" => duration(self.heartbeat_interval),
+            "check_interval" => duration(self.check_interval),
+            "reconnect_interval" => duration(self.reconnect_interval),
+            "poll_interval" => duration(self.poll_interval),
+            "poll_jitter" => duration(self.poll_jitter),
+            "event_retention" => duration(self.event_retention),
+            "cleanup_interval" => duration(self.cleanup_interval),
+            "request_timeout" => duration(self.request_timeout),
+            "sync_on_mismatch" => Some(self.sync_on_mismatch.to_string()),
+            "enable_notification" => Some(self.enable_notification.to_string()),
+            "migrate" => Some(self.migrate.to_string()),
+            "max_connections" => Some(self.max_connections.to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// A duration with nothing longer than days, which are what people set: months and years of others have fractions.
+fn in_days(value: Duration) -> String {
+    const DAY: u64 = 86_400;
+    let days = value.as_secs() / DAY;
+    let rest = value.saturating_sub(Duration::from_secs(days * DAY));
+    let unit = if days == 1 { "day" } else { "days" };
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (days, true) => format!("{days}{unit}"),
+        (days, false) => format!("{days}{unit} {}", humantime::format_duration(rest)),
+    }
+}
+
+pub(super) fn duration(name: &str, text: &str) -> Result<Duration> {
+    if !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(Error::setting(
+            name,
+            text,
+            format!("a duration needs a unit: write {text}m, {text}s or {text}ms"),
+        ));
+    }
+    humantime::parse_duration(text).map_err(|error| {
+        Error::setting(
+            name,
+            text,
+            format!("not a duration such as 5m or 250ms: {error}"),
+        )
+    })
+}
+
+pub(super) fn switch(name: &str, text: &str) -> Result<bool> {
+    match text {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err(Error::setting(name, text, "write true or false")),
+    }
+}
+
+/// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
+pub(super) fn check_name(name: &str, value: &str) -> Result<()> {
+    let shown: String = value
+        .chars()
+        .take(64)
+        .flat_map(char::escape_debug)
+        .collect();
+    if value.is_empty() || value.len() > 48 {
+        return Err(Error::setting(
+            name,
+            shown,
+            format!("has {} bytes; must be from 1 to 48", value.len()),
+        ));
+    }
+    // It may hold a password, and names are shown.
+    if value.contains("://") {
+        let problem = "has 1 to 48 bytes and is no address; give that as database_url";
+        return Err(Error::setting(name, shown, problem));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Error::setting(
+            name,
+            shown,
+            "must not hold control characters",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_told_as_it_is_written() {
+        for text in [
+            "0s",
+            "250ms",
+            "1m 30s",
+            "1day",
+            "90days",
+            "365days 1h",
+            "3650days",
+        ] {
+            assert_eq!(in_days(duration("x", text).unwrap()), text);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A pool that several stores of a process write through.
+//!
+//! Guarantees: it is closed when the last store that holds it is closed or dropped, not before, and then at once.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use deadpool_postgres::Pool;
+
+use super::PostgresStore;
+use crate::error::Result;
+use crate::settings::Settings;
+
+/// A share in a pool.
+#[derive(Clone)]
+pub(crate) struct SharedPool(Arc<Owned>);
+
+/// What a store has of a shared pool, until it is closed.
+pub(super) type Share = Mutex<Option<SharedPool>>;
+
+/// Leads to a pool as long as somebody has a share in it.
+#[derive(Default)]
+pub(crate) struct WeakPool(Weak<Owned>);
+
+struct Owned {
+    pool: Pool,
+}
+
+impl SharedPool {
+    /// A pool as a store with these settings would make one. It connects when it is used.
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let pool = PostgresStore::new(settings, None, 0)?.pool;
+        Ok(Self(Arc::new(Owned { pool })))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakPool {
+        WeakPool(Arc::downgrade(&self.0))
+    }
+}
+
+impl WeakPool {
+    pub(crate) fn upgrade(&self) -> Option<SharedPool> {
+        self.0.upgrade().map(SharedPool)
+    }
+}
+
+impl PostgresStore {
+    /// A store that writes through a pool of several, made with the same addresses.
+    pub(crate) fn sharing(settings: &Settings, pool: SharedPool, instance: u64) -> Result<Self> {
+        // As one with a pool of its own, which has connected to nothing, but for the pool.
+        let store = Self::new(settings, None, instance)?;
+        Ok(Self {
+            pool: pool.0.pool.clone(),
+            own_pool: false,
+            share: Mutex::new(Some(pool)),
+            ..store
+        })
+    }
+
+    /// Gives its share back.
+    pub(super) fn let_go(&self) {
+        let share = self.share.lock();
+        let share = share.unwrap_or_else(PoisonError::into_inner).take();
+        // The last one closes the pool; the lock is free by then.
+        drop(share);
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl fmt::Debug for SharedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedPool")
+    }
+}
+
+impl fmt::Debug for WeakPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakPool")
+    }
+}
