@@ -9,6 +9,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+#[macro_use]
 mod contract;
 mod convergence;
 mod deaf_sessions;
@@ -40,4 +41,6 @@ mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+mod typed;
+mod typed_views;
 mod write_outcomes;
