@@ -42,5 +42,7 @@ mod support;
 mod support_proxy;
 mod support_self;
 mod typed;
+mod typed_streams;
+mod typed_values;
 mod typed_views;
 mod write_outcomes;

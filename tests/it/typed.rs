@@ -1,64 +1,26 @@
-//! Typed access: getters, live handles, groups, streams of changes, on every store and for every implementor.
+//! Live handles and groups on every store, and all of typed access for every implementor.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use serde::Deserialize;
 use sync_config::prelude::*;
 use sync_config::{
-    Callback, Changes, Checksum, Entry, Result, Revision, Snapshot, Status, SubscriptionId, Target,
-    Value, Written,
+    Callback, Checksum, Entry, Result, Revision, Snapshot, Status, SubscriptionId, Target, Written,
 };
 
-use crate::fleet::{Fleet, until_status};
+use crate::fleet::Fleet;
 use crate::support::wait::{PATIENCE, eventually};
+use crate::typed_streams::{next, one_said};
 
 on_every_store! {
-    a_wrong_type_is_counted_once_for_each_key_and_revision
     a_handle_shows_own_writes_at_once_and_those_of_others_soon
     a_value_that_does_not_decode_leaves_the_one_before_and_is_told
     null_absence_and_delete_are_three_things_for_handles_too
     handles_follow_a_healed_table
     a_group_is_bound_to_its_prefix
-    a_stream_tells_every_change_in_order_and_ends_at_shutdown
-    a_slow_reader_gets_net_changes_and_is_told_how_many_revisions_were_folded
-    a_wait_for_a_change_ends_with_the_next_one
-    numbers_beyond_rusts_are_kept_and_refused_only_where_they_do_not_fit
-    what_json_cannot_hold_is_refused_with_its_key
-}
-
-async fn a_wrong_type_is_counted_once_for_each_key_and_revision(fleet: Fleet) {
-    let one = fleet.start().await;
-    let counted = || one.status().counters.wrong_types;
-    assert_eq!(one.get_i64("absent", 7), 7);
-    one.set("n", 3).await.unwrap();
-    assert_eq!((one.get_i64("n", 0), one.get_f64("n", 0.0)), (3, 3.0));
-    assert_eq!(counted(), 0, "nothing is wrong so far");
-    for _ in 0..3 {
-        assert!(one.get_bool("n", true));
-        assert_eq!(one.get_string("n", "x"), "x");
-    }
-    assert_eq!(counted(), 1);
-    one.set("n", ()).await.unwrap();
-    assert_eq!((one.get_i64("n", 5), one.get_i64("n", 5)), (5, 5));
-    assert_eq!(counted(), 2, "null is a value of another type");
-    one.set("other", "text").await.unwrap();
-    assert_eq!(one.get_f64("other", 0.5), 0.5);
-    assert_eq!(counted(), 3);
-    one.delete("n").await.unwrap();
-    assert_eq!((one.get_i64("n", 5), counted()), (5, 3));
-    assert_eq!(
-        one.get_as::<bool>("other")
-            .unwrap_err()
-            .to_string()
-            .matches("other")
-            .count(),
-        1
-    );
-    assert_eq!(counted(), 3, "a strict read says it itself");
 }
 
 async fn a_handle_shows_own_writes_at_once_and_those_of_others_soon(fleet: Fleet) {
@@ -219,216 +181,6 @@ async fn a_group_is_bound_to_its_prefix(fleet: Fleet) {
     }
 }
 
-/// What a change says: the key, and the texts before and after.
-fn said(change: &sync_config::Change) -> (String, Option<String>, Option<String>) {
-    let text = |entry: Option<&Arc<Entry>>| entry.map(|entry| entry.as_json().to_owned());
-    (
-        change.key().to_string(),
-        text(change.old()),
-        text(change.new()),
-    )
-}
-
-fn one_said(key: &str, old: &str, new: &str) -> (String, Option<String>, Option<String>) {
-    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    (key.to_owned(), text(old), text(new))
-}
-
-async fn next(changes: &mut Changes) -> (String, Option<String>, Option<String>) {
-    let change = tokio::time::timeout(PATIENCE, changes.next()).await;
-    said(&change.expect("a change comes").expect("the stream goes on"))
-}
-
-async fn a_stream_tells_every_change_in_order_and_ends_at_shutdown(fleet: Fleet) {
-    let one = fleet.start().await;
-    one.set("k:0", "before").await.unwrap();
-    let mut changes = one.changes(Filter::prefix("k:")).unwrap();
-    let batch = Batch::new().put("k:2", 2).put("k:1", 1).put("other", 1);
-    one.write(batch).await.unwrap();
-    one.set("k:1", ()).await.unwrap();
-    one.delete("k:1").await.unwrap();
-    one.delete("k:0").await.unwrap();
-    assert_eq!(next(&mut changes).await, one_said("k:1", "", "1"));
-    assert_eq!(next(&mut changes).await, one_said("k:2", "", "2"));
-    assert_eq!(next(&mut changes).await, one_said("k:1", "1", "null"));
-    assert_eq!(next(&mut changes).await, one_said("k:1", "null", ""));
-    assert_eq!(next(&mut changes).await, one_said("k:0", "\"before\"", ""));
-    assert_eq!((changes.missed(), one.status().subscriptions), (0, 1));
-    let mut others = one.changes(Filter::key("k:3")).unwrap();
-    drop(changes);
-    assert_eq!(one.status().subscriptions, 1);
-    one.shutdown().await.unwrap();
-    assert!(StreamExt::next(&mut others).await.is_none());
-    assert!(others.next().await.is_none(), "and stays so");
-    assert!(one.changes(Filter::all()).unwrap_err().is_closed());
-}
-
-async fn a_slow_reader_gets_net_changes_and_is_told_how_many_revisions_were_folded(fleet: Fleet) {
-    let one = fleet.start().await;
-    one.set("gone", 1).await.unwrap();
-    let mut changes = one.changes(Filter::all()).unwrap();
-    let seen = crate::fleet::record(&one, Filter::all());
-    one.set("k", 0).await.unwrap();
-    assert_eq!(next(&mut changes).await, one_said("k", "", "0"));
-    for number in 1..=1_100 {
-        one.set("k", number).await.unwrap();
-    }
-    one.write(Batch::new().delete("gone").put("passing", 1))
-        .await
-        .unwrap();
-    let last = one.delete("passing").await.unwrap().revision().get();
-    let all = |seen: &[crate::fleet::Seen]| seen.iter().any(|seen| seen.revision() == last);
-    seen.until("every revision", all).await;
-    eventually("all folded", PATIENCE, async || {
-        (changes.missed() >= 1_102).then_some(())
-    })
-    .await;
-    assert_eq!(changes.missed(), 1_102);
-    assert_eq!(next(&mut changes).await, one_said("gone", "1", ""));
-    assert_eq!(next(&mut changes).await, one_said("k", "0", "1100"));
-    one.set("k", "after").await.unwrap();
-    assert_eq!(next(&mut changes).await, one_said("k", "1100", "\"after\""));
-    assert_eq!(changes.missed(), 1_102, "and each change by itself again");
-}
-
-async fn a_wait_for_a_change_ends_with_the_next_one(fleet: Fleet) {
-    let (one, two) = (fleet.start().await, fleet.start().await);
-    one.set("k", 1).await.unwrap();
-    let waiter = two.clone();
-    two.wait_for(Revision::new(1).into(), PATIENCE)
-        .await
-        .unwrap();
-    let pending = tokio::spawn(async move { waiter.changed("k").await });
-    until_status(&two, "it waits", |status| status.subscriptions == 1).await;
-    one.set("other", 1).await.unwrap();
-    one.set("k", 2).await.unwrap();
-    let change = tokio::time::timeout(PATIENCE, pending)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(said(&change.unwrap()), one_said("k", "1", "2"));
-    assert_eq!(two.status().subscriptions, 0);
-    {
-        let unpolled = two.changed("k");
-        assert_eq!(
-            two.status().subscriptions,
-            0,
-            "nothing begins before it is polled"
-        );
-        drop(unpolled);
-    }
-    let given_up = tokio::time::timeout(Duration::from_millis(1), two.changed("k")).await;
-    assert!(given_up.is_err() && two.status().subscriptions == 0);
-    let error = two.changed("").await.unwrap_err();
-    assert!(
-        error.is_invalid_input() && error.to_string().contains("255"),
-        "{error}"
-    );
-    let waiter = two.clone();
-    let pending = tokio::spawn(async move { waiter.changed("k").await });
-    until_status(&two, "it waits", |status| status.subscriptions == 1).await;
-    two.shutdown().await.unwrap();
-    assert!(pending.await.unwrap().unwrap_err().is_closed());
-    assert!(two.changed("k").await.unwrap_err().is_closed());
-}
-
-async fn numbers_beyond_rusts_are_kept_and_refused_only_where_they_do_not_fit(fleet: Fleet) {
-    let one = fleet.start().await;
-    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
-    let refused = Value::parse(&deep).unwrap_err().to_string();
-    assert!(refused.contains("127"), "{refused}");
-    let written = one
-        .set("deep", serde_json::from_str::<Deep>("200").unwrap())
-        .await
-        .unwrap_err();
-    assert!(
-        written.is_invalid_input() && written.to_string().contains("\"deep\""),
-        "{written}"
-    );
-    let big = "9223372036854775809";
-    one.set_value("big", Value::parse(big).unwrap())
-        .await
-        .unwrap();
-    one.set_value("huge", Value::parse("1e400").unwrap())
-        .await
-        .unwrap();
-    one.set("plain", 1).await.unwrap();
-    if let Fleet::Postgres(db) = &fleet {
-        let insert = format!("INSERT INTO sync_config (key, value) VALUES ('deep', '{deep}')");
-        db.client().await.batch_execute(&insert).await.unwrap();
-    }
-    let two = fleet.start().await;
-    assert_eq!(two.get("big").unwrap().unwrap().as_json(), big);
-    assert_eq!(two.get_i64("big", 7), 7);
-    assert_eq!(two.status().counters.wrong_types, 1);
-    assert_eq!(*two.get_as::<u64>("big").unwrap().unwrap(), (1 << 63) + 1);
-    assert_eq!(
-        (two.get_f64("huge", 0.5), two.status().counters.wrong_types),
-        (0.5, 2)
-    );
-    let error = two.get_as::<f64>("huge").unwrap_err();
-    assert!(
-        error.is_wrong_type() && error.to_string().contains("\"huge\""),
-        "{error}"
-    );
-    if matches!(fleet, Fleet::Postgres(_)) {
-        let error = two.get_as::<serde_json::Value>("deep").unwrap_err();
-        assert!(
-            error.is_wrong_type() && error.to_string().contains("\"deep\""),
-            "{error}"
-        );
-        assert!(
-            two.get("deep")
-                .unwrap()
-                .unwrap()
-                .as_json()
-                .starts_with("[[[")
-        );
-    }
-    assert_eq!(two.get_i64("plain", 0), 1, "nothing else is concerned");
-}
-
-/// Nested as many levels deep as the number it is read from.
-#[derive(Deserialize)]
-#[serde(from = "u16")]
-struct Deep(u16);
-
-impl From<u16> for Deep {
-    fn from(levels: u16) -> Self {
-        Self(levels)
-    }
-}
-
-impl serde::Serialize for Deep {
-    fn serialize<S: serde::Serializer>(
-        &self,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        let inner: &[Self] = if self.0 > 1 { &[Self(self.0 - 1)] } else { &[] };
-        serializer.collect_seq(inner)
-    }
-}
-
-async fn what_json_cannot_hold_is_refused_with_its_key(fleet: Fleet) {
-    let one = fleet.start().await;
-    one.set("k", 1).await.unwrap();
-    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        for error in [
-            one.set("k", number).await.unwrap_err(),
-            one.set("k", Some(vec![number])).await.unwrap_err(),
-        ] {
-            let text = error.to_string();
-            assert!(
-                error.is_invalid_input() && text.contains("\"k\"") && text.contains("NaN"),
-                "{error}"
-            );
-        }
-    }
-    assert!(one.set("k", f32::NAN).await.unwrap_err().is_invalid_input());
-    assert_eq!((one.get_i64("k", 0), one.status().revision.get()), (1, 1));
-    assert!(one.set("k", None::<f64>).await.unwrap().changed());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_made_while_others_write_loses_no_update() {
     let one = Fleet::memory().start().await;
@@ -584,49 +336,4 @@ async fn handles_that_come_and_go_leave_no_subscription_behind() {
     }
     assert_eq!(one.status().subscriptions, 0);
     one.set("k", 1).await.unwrap();
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn wrong_types_and_rejections_are_logged_once_with_key_and_revision_and_no_value() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
-    let one = Fleet::memory().start().await;
-    let view = one.scoped("a:").unwrap();
-    let _handles = [one.live("a:k", 1u8).unwrap(), view.live("k", 1u8).unwrap()];
-    one.set("a:k", "secret").await.unwrap();
-    for _ in 0..3 {
-        assert_eq!((one.get_i64("a:k", 1), view.get_i64("k", 1)), (1, 1));
-    }
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
-    assert_eq!(
-        (count("default is used"), count("previous value")),
-        (1, 1),
-        "{text}"
-    );
-    assert!(
-        text.lines()
-            .all(|line| line.contains("a:k") && line.contains("revision=1")),
-        "{text}"
-    );
-    assert!(!text.contains("secret"), "{text}");
 }

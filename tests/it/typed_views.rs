@@ -45,7 +45,7 @@ async fn a_view_shows_its_own_keys_and_no_others(fleet: Fleet) {
     }
     let mut seen = None;
     view.with_entry("b:2", &mut |entry: &Entry| {
-        seen = Some(entry.key().to_string())
+        seen = Some(entry.key().to_string());
     })
     .unwrap();
     assert_eq!(seen.as_deref(), Some("b:2"));
