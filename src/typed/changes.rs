@@ -45,8 +45,9 @@ const BUFFER_BYTES: usize = 32 << 20;
 /// oldest value to the newest, in byte order of the keys, until the reader has taken it all. [`Changes::missed`] then
 /// tells how many revisions were folded; the last state of a key is never lost.
 ///
-/// The stream ends at shutdown, after what waits. Dropping it ends the subscription and does not wait. It holds a map of
-/// the keys that match, about 50 bytes each, to tell what changed while callbacks lagged.
+/// The stream ends at shutdown, after what waits. Dropping it ends the subscription and does not wait; until then it keeps
+/// the store from being dropped. It holds a map of the keys that match, about 50 bytes each, to tell what changed while
+/// callbacks lagged.
 #[derive(Debug)]
 pub struct Changes {
     buffer: Arc<Buffer>,
