@@ -327,19 +327,4 @@ mod tests {
         assert!(wrong.renamed(Key::stored("v")).reports(Report::WrongType));
         assert!(!wrong.reports(Report::WrongType) && wrong.reports(Report::Rejected));
     }
-
-    #[test]
-    fn whoever_decodes_at_the_same_time_shares_one_result() {
-        for _ in 0..100 {
-            let entry = entry("[1,2]");
-            let all: Vec<_> = std::thread::scope(|scope| {
-                let run = |_| scope.spawn(|| entry.decode::<Vec<i64>>().unwrap());
-                let others = scope.spawn(|| entry.decode::<Vec<u8>>().unwrap());
-                let all: Vec<_> = (0..4).map(run).collect();
-                others.join().unwrap();
-                all.into_iter().map(|one| one.join().unwrap()).collect()
-            });
-            assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])));
-        }
-    }
 }

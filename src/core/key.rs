@@ -137,9 +137,9 @@ pub enum KeyError {
         /// How many characters it has.
         chars: usize,
     },
-    /// The text is longer than the column together with the prefix of the view it is used in.
+    /// The text is longer than the column together with the prefix of the view or group it is used in.
     #[error(
-        "key \"{key}…\" has {chars} characters with the prefix \"{prefix}\" of its view; the bound is {MAX_KEY_CHARS}"
+        "key \"{key}…\" has {chars} characters with its prefix \"{prefix}\"; the bound is {MAX_KEY_CHARS}"
     )]
     TooLongWithin {
         /// The view's prefix.

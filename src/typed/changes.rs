@@ -45,8 +45,9 @@ const BUFFER_BYTES: usize = 32 << 20;
 /// oldest value to the newest, in byte order of the keys, until the reader has taken it all. [`Changes::missed`] then
 /// tells how many revisions were folded; the last state of a key is never lost.
 ///
-/// The stream ends at shutdown, after what waits. Dropping it ends the subscription and does not wait. It holds a map of
-/// the keys that match, about 50 bytes each, to tell what changed while callbacks lagged.
+/// The stream ends at shutdown, after what waits. Dropping it ends the subscription and does not wait; until then it keeps
+/// the store from being dropped. It holds a map of the keys that match, about 50 bytes each, to tell what changed while
+/// callbacks lagged.
 #[derive(Debug)]
 pub struct Changes {
     buffer: Arc<Buffer>,
@@ -287,5 +288,118 @@ impl fmt::Debug for Buffer {
             .field("folded", &waiting.net.len())
             .field("missed", &waiting.missed)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Cursor, Epoch, Revision, RevisionId, Value};
+
+    fn cursor(number: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::from_u128(1),
+            revision: Revision::new(number),
+            id: RevisionId::from_u128(number.into()),
+        }
+    }
+
+    fn entry(key: &str, text: &str) -> Option<Arc<Entry>> {
+        let (key, value) = (Key::stored(key), Value::stored(text));
+        (!text.is_empty()).then(|| Arc::new(Entry::new(key, value, Revision::new(1), 0)))
+    }
+
+    fn state(number: u64, entries: &[(&str, &str)]) -> Arc<Snapshot> {
+        let entries = entries.iter().filter_map(|(key, text)| entry(key, text));
+        Arc::new(Snapshot::new(cursor(number), entries.collect()))
+    }
+
+    fn changed(changes: &[(&str, &str, &str)]) -> Event {
+        let change = |(key, old, new): &(&str, &str, &str)| Change {
+            key: Key::stored(key),
+            old: entry(key, old),
+            new: entry(key, new),
+        };
+        Event::Changed(Arc::new(ChangeSet {
+            cursor: cursor(1),
+            cause: Cause::Remote,
+            changes: changes.iter().map(change).collect(),
+        }))
+    }
+
+    fn source() -> Source {
+        let buffer = Arc::default();
+        let known = None;
+        Source { buffer, known }
+    }
+
+    fn taken(source: &Source) -> Vec<String> {
+        let mut waiting = source.buffer.waiting();
+        let say = |entry: &Option<Arc<Entry>>| text(entry).unwrap_or("-").to_owned();
+        std::iter::from_fn(|| waiting.take())
+            .map(|change| format!("{} {} {}", change.key, say(&change.old), say(&change.new)))
+            .collect()
+    }
+
+    #[test]
+    fn what_changed_during_a_lag_is_told_as_net_changes() {
+        let mut source = source();
+        source.hear(&Event::State(state(
+            1,
+            &[("gone", "1"), ("k", "1"), ("same", "1")],
+        )));
+        source.hear(&changed(&[("k", "1", "2")]));
+        let state = state(9, &[("k", "7"), ("new", "null"), ("same", "1")]);
+        source.hear(&Event::Lagged { missed: 5, state });
+        source.hear(&changed(&[("k", "7", "8")]));
+        let told = ["k 1 2", "gone 1 -", "k 2 7", "new - null", "k 7 8"];
+        assert_eq!(taken(&source), told);
+        assert_eq!(source.buffer.waiting().missed, 5);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_its_bytes_and_one_revision_may_be_of_any_size() {
+        let large = "1".repeat(BUFFER_BYTES);
+        let mut source = source();
+        source.hear(&changed(&[("a", "", &large), ("b", "", "1")]));
+        assert_eq!(source.buffer.waiting().take().unwrap().key.as_str(), "a");
+        assert_eq!(source.buffer.waiting().missed, 0);
+        source.hear(&changed(&[("b", "1", "2"), ("c", "", "1")]));
+        source.hear(&changed(&[("a", &large, "3"), ("c", "1", "")]));
+        let waiting = source.buffer.waiting();
+        assert_eq!(
+            (waiting.missed, waiting.bytes, waiting.sets.len()),
+            (3, 0, 0)
+        );
+        drop(waiting);
+        let told = taken(&source);
+        assert_eq!(told.len(), 2);
+        assert!(told[0].ends_with(" 3") && told[1] == "b - 2", "{}", told[1]);
+        source.hear(&changed(&[("b", "2", "3")]));
+        assert_eq!(taken(&source), ["b 2 3"]);
+    }
+
+    #[test]
+    fn a_reader_is_woken_by_a_change_and_by_the_end() {
+        struct Woken(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let woken = Arc::new(Woken(std::sync::atomic::AtomicUsize::new(0)));
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut source = source();
+        let buffer = source.buffer.clone();
+        let count = || woken.0.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(buffer.poll(&mut context).is_pending());
+        source.hear(&changed(&[("k", "", "1")]));
+        assert_eq!(count(), 1);
+        assert!(matches!(buffer.poll(&mut context), Poll::Ready(Some(_))));
+        assert!(buffer.poll(&mut context).is_pending());
+        drop(source);
+        assert_eq!(count(), 2);
+        assert!(matches!(buffer.poll(&mut context), Poll::Ready(None)));
     }
 }

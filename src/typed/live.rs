@@ -362,3 +362,52 @@ fn decode<T: DeserializeOwned + Send + Sync + 'static>(
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Value;
+
+    /// A store that shows nothing by itself.
+    struct Silent;
+
+    impl Source for Silent {
+        fn follow(&self, _: &str, _: Weak<dyn Follow>) -> Result<Option<Ends>> {
+            Ok(None)
+        }
+        fn get(&self, _: &str) -> Result<Option<Arc<Entry>>> {
+            Ok(None)
+        }
+    }
+
+    fn entry(text: &str, revision: u64) -> Arc<Entry> {
+        let (key, value) = (Key::stored("k"), Value::stored(text));
+        Arc::new(Entry::new(key, value, Revision::new(revision), 0))
+    }
+
+    #[test]
+    fn a_revision_that_keeps_the_text_keeps_the_value_and_moves_the_revision() {
+        let live = follow(&Silent, Key::stored("k"), 0u8).unwrap();
+        live.0.show(Some(&entry("7", 1))).unwrap();
+        let value = live.shared();
+        live.0.show(Some(&entry("7", 2))).unwrap();
+        assert!(Arc::ptr_eq(&live.shared(), &value));
+        assert_eq!(live.revision(), Some(Revision::new(2)));
+        let bad = |revision| live.0.show(Some(&entry("[]", revision)));
+        assert!(bad(3).is_err() && bad(4).is_ok(), "it is told once");
+        let rejected = live.rejected().unwrap();
+        assert_eq!(rejected.revision(), Revision::new(4));
+        assert_eq!(live.revision(), Some(Revision::new(2)));
+        assert!(Arc::ptr_eq(&live.shared(), &value));
+    }
+
+    #[test]
+    fn what_is_there_at_the_beginning_does_not_replace_what_was_shown() {
+        let live = follow(&Silent, Key::stored("k"), 0u8).unwrap();
+        live.0.begin(Some(&entry("1", 1)));
+        assert_eq!(*live.load(), 1);
+        live.0.show(None).unwrap();
+        live.0.begin(Some(&entry("1", 1)));
+        assert_eq!((*live.load(), live.revision()), (0, None));
+    }
+}

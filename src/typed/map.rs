@@ -148,7 +148,7 @@ where
         }
     }
 
-    /// All values at one revision.
+    /// All values at one revision. Costs a copy of the list of entries once for each revision, here and in `len`.
     ///
     /// # Errors
     ///

@@ -9,6 +9,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+#[macro_use]
 mod contract;
 mod convergence;
 mod deaf_sessions;
@@ -46,6 +47,10 @@ mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+mod typed;
+mod typed_streams;
+mod typed_values;
+mod typed_views;
 mod write_groups;
 mod write_joined;
 mod write_outcomes;
