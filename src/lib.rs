@@ -21,6 +21,7 @@
 //! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
 //!   [`MemoryDatabase`].
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
+//! - [`Consumer`] reads the journal from a place of its own that the database keeps, across restarts.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
 //! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.
 //! - [`schema`] is the table's schema, for programs that migrate by themselves.
@@ -59,9 +60,10 @@ pub use self::core::{
     Snapshot, Value, ValueError,
 };
 pub use self::error::{Error, Result};
-pub use self::service::{Builder, ConfigService, connect};
+pub use self::service::{Builder, ConfigService, Consumer, ConsumerPlace, Delivered, connect};
 pub use self::settings::{SPECS, Settings, Spec};
-pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
+pub use self::status::{Counters, HeartbeatStatus, Mode, SlowConsumer, SlowSubscriber, Status};
+pub use self::store::consumers::Start;
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::{Recorded, RecordedChange};
 pub use self::subscription::{Callback, Event, Filter, SubscriptionId};

@@ -17,7 +17,11 @@ use crate::core::{Change, ChangeSet, Entry, Key, Snapshot};
 pub struct Filter {
     scope: Scope,
     pub(crate) state: bool,
+    pub(crate) name: Option<String>,
 }
+
+/// A subscriber's name in bytes, as a consumer's; the rest is cut off.
+const MAX_NAME: usize = 48;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scope {
@@ -33,6 +37,7 @@ impl Filter {
         Self {
             scope: Scope::All,
             state: false,
+            name: None,
         }
     }
 
@@ -42,6 +47,7 @@ impl Filter {
         Self {
             scope: Scope::Key(key.into()),
             state: false,
+            name: None,
         }
     }
 
@@ -51,6 +57,7 @@ impl Filter {
         Self {
             scope: Scope::Prefix(prefix.into()),
             state: false,
+            name: None,
         }
     }
 
@@ -58,6 +65,17 @@ impl Filter {
     #[must_use]
     pub fn with_state(mut self) -> Self {
         self.state = true;
+        self
+    }
+
+    /// Names the subscriber in the status when it is slow; beyond 48 bytes the name is cut.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        let mut name = name.into();
+        while name.len() > MAX_NAME {
+            let _last = name.pop();
+        }
+        self.name = Some(name);
         self
     }
 
@@ -135,7 +153,8 @@ pub enum Event {
 pub type Callback = Box<dyn FnMut(&Event) + Send>;
 
 /// Names a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
 pub struct SubscriptionId(pub(crate) u64);
 
 /// Follows one key through the events of a subscription: what it was, what it is.

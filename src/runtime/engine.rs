@@ -61,6 +61,23 @@ impl Shown {
     }
 }
 
+/// What is shown, as it changes.
+pub(crate) struct News {
+    shown: watch::Receiver<Option<Cursor>>,
+    closed: watch::Receiver<bool>,
+}
+
+impl News {
+    /// Waits until something else is shown than when it was last asked. False when nothing will come.
+    pub(crate) async fn next(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.closed.wait_for(|closed| *closed) => false,
+            changed = self.shown.changed() => changed.is_ok(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Resyncs {
     next: u64,
@@ -217,6 +234,18 @@ impl Engine {
         }
     }
 
+    /// Tells of every revision that is shown from now on.
+    pub(crate) fn news(&self) -> News {
+        News {
+            shown: self.shown.subscribe(),
+            closed: self.closed.subscribe(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Asks for a full resync and waits for its end.
     pub(crate) async fn resync(&self) -> Result<usize> {
         let (done, wait) = oneshot::channel();
@@ -312,6 +341,7 @@ impl Engine {
         };
         let pages = self.book.open();
         let (heartbeat, mut counters) = (pages.heartbeat.clone(), pages.counters.clone());
+        let slow_consumers = pages.slow_consumers.clone();
         drop(pages);
         counters.callback_panics = self.subscriptions.tally.panics.load(Ordering::Relaxed);
         counters.subscribers_lagged = self.subscriptions.tally.lagged.load(Ordering::Relaxed);
@@ -329,6 +359,8 @@ impl Engine {
             heartbeat,
             counters,
             subscriptions: self.subscriptions.len(),
+            slow_consumers,
+            slow_subscribers: self.subscriptions.slow(super::clock::wall()),
         }
     }
 

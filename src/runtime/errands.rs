@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,8 +27,24 @@ const NONCE_ATTEMPTS: u32 = 5;
 /// The first turn comes soon, so that a fleet that is often started anew trims too.
 const FIRST_CLEANUP: Duration = Duration::from_secs(60);
 
-/// Revisions trimmed in one transaction: short enough that no writer notices.
-const TRIM_BATCH: u32 = 1_000;
+/// Revisions trimmed in one transaction, which the database bounds by rows and bytes as well: some 50 ms.
+const TRIM_BATCH: u32 = 5_000;
+
+/// The trimmer rests this many times as long as a batch took: it takes a fifth of the time at most, so that disk and log
+/// are the writers'.
+const TRIM_REST: u32 = 4;
+
+/// The shortest rest between two batches.
+const TRIM_PAUSE: Duration = Duration::from_millis(5);
+
+/// A turn of trimming ends after this long; what is left waits for the next one, which may be another instance's.
+const TRIM_TURN: Duration = Duration::from_secs(600);
+
+/// Consumers are looked at this often in a retention, so that each is named well before its place is trimmed.
+const LOOKS: u32 = 4;
+
+/// The shortest time between two looks.
+const MIN_LOOK: Duration = Duration::from_millis(100);
 
 /// How often what is done that the core does not decide, and how long it may take.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +52,18 @@ pub(crate) struct Intervals {
     pub(crate) heartbeat: Duration,
     pub(crate) cleanup: Duration,
     pub(crate) retention: Duration,
+    /// How much longer the journal keeps what a consumer has still to read.
+    pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
     /// Whether an audit repairs what it finds.
     pub(crate) repair: bool,
+}
+
+impl Intervals {
+    /// How often the consumers are looked at.
+    fn look(&self) -> Duration {
+        self.heartbeat.min(self.retention / LOOKS).max(MIN_LOOK)
+    }
 }
 
 pub(super) struct Errands {
@@ -45,16 +71,22 @@ pub(super) struct Errands {
     store: Arc<dyn Store>,
     intervals: Intervals,
     running: JoinSet<()>,
-    /// What this instance's role may not do: said once, since a role that only reads is denied at every turn.
+    /// What this instance's role may not do, or the schema not yet: said once, since it is denied at every turn.
     denied: Arc<Mutex<HashSet<&'static str>>>,
     /// When the journal is to be trimmed next.
     pub(super) cleanup_at: tokio::time::Instant,
+    /// When the consumers are to be looked at next.
+    pub(super) look_at: tokio::time::Instant,
+    looking: Arc<AtomicBool>,
 }
 
 impl Errands {
     pub(super) fn new(engine: Arc<Engine>, store: Arc<dyn Store>, intervals: Intervals) -> Self {
         let first = intervals.cleanup.min(FIRST_CLEANUP);
         let cleanup_at = engine.clock.at(engine.clock.now() + first);
+        let look_at = engine
+            .clock
+            .at(engine.clock.now() + first.min(intervals.look()));
         Self {
             engine,
             store,
@@ -62,6 +94,8 @@ impl Errands {
             running: JoinSet::new(),
             denied: Arc::default(),
             cleanup_at,
+            look_at,
+            looking: Arc::default(),
         }
     }
 
@@ -162,33 +196,40 @@ impl Errands {
 
     /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
     pub(super) fn cleanup(&mut self) {
-        let Intervals {
-            cleanup,
-            retention,
-            request_timeout: timeout,
-            ..
-        } = self.intervals;
+        let intervals = self.intervals;
+        let (cleanup, timeout) = (intervals.cleanup, intervals.request_timeout);
         let now = self.engine.clock.now();
         self.cleanup_at = self.engine.clock.at(now + cleanup);
-        self.run("trimming the journal", move |store, _| async move {
-            let turn = store.claim(Task::Cleanup, cleanup.mul_f64(0.8));
-            if !within("trimming the journal", timeout, turn).await? {
-                return Ok(());
+        let what = "trimming the journal";
+        self.run(what, move |store, engine| async move {
+            // A turn lasts a little less than the interval, and no longer than it is this instance's.
+            let every = cleanup.mul_f64(0.8);
+            if within(what, timeout, store.claim(Task::Cleanup, every)).await? {
+                trim(&*store, &engine, intervals, every.min(TRIM_TURN)).await?;
             }
-            let mut trimmed = 0;
-            loop {
-                let batch = store.trim(retention, TRIM_BATCH);
-                let batch = within("trimming the journal", timeout, batch).await?;
-                trimmed += batch;
-                if batch == 0 {
-                    break;
-                }
-                // Lets writers in between two batches.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            if trimmed > 0 {
-                tracing::info!(revisions = trimmed, "the journal was trimmed");
-            }
+            Ok(())
+        });
+    }
+
+    /// Looks which consumers of the journal are slow, unless a look is still under way.
+    pub(super) fn look(&mut self) {
+        let intervals = self.intervals;
+        let (retention, timeout) = (intervals.retention, intervals.request_timeout);
+        self.look_at = self
+            .engine
+            .clock
+            .at(self.engine.clock.now() + intervals.look());
+        if self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (what, looking) = ("looking at the consumers", self.looking.clone());
+        self.run(what, move |store, engine| async move {
+            let slow = store
+                .consumers()
+                .slow(retention / 2, retention.saturating_add(intervals.grace));
+            let slow = within(what, timeout, slow).await;
+            looking.store(false, Ordering::Release);
+            engine.book.note_slow(slow?);
             Ok(())
         });
     }
@@ -202,7 +243,8 @@ impl Errands {
         let denied = self.denied.clone();
         self.running.spawn(async move {
             let Err(error) = work.await else { return };
-            let said_before = error.is_denied() && !lock(&denied).insert(what);
+            let lasting = error.is_denied() || error.is_older_schema();
+            let said_before = lasting && !lock(&denied).insert(what);
             if said_before {
                 tracing::debug!(%error, "{what} failed");
             } else {
@@ -210,6 +252,44 @@ impl Errands {
             }
         });
     }
+}
+
+/// Trims until nothing is left to trim, or the turn is over.
+async fn trim(
+    store: &dyn Store,
+    engine: &Engine,
+    intervals: Intervals,
+    turn: Duration,
+) -> Result<()> {
+    let (what, timeout) = ("trimming the journal", intervals.request_timeout);
+    let begun = engine.clock.now();
+    let (mut trimmed, mut batches, mut left) = (0, 0_u64, true);
+    while left && (batches == 0 || engine.clock.now().saturating_sub(begun) < turn) {
+        let before = engine.clock.now();
+        let batch = store.trim(intervals.retention, intervals.grace, TRIM_BATCH);
+        let batch = within(what, timeout, batch).await?;
+        let took = engine.clock.now().saturating_sub(before);
+        trimmed += batch;
+        left = batch > 0;
+        if left {
+            batches += 1;
+            tracing::debug!(
+                revisions = batch,
+                took_ms = took.as_millis(),
+                "a batch of the journal was trimmed"
+            );
+            tokio::time::sleep((took * TRIM_REST).max(TRIM_PAUSE)).await;
+        }
+    }
+    if batches > 0 {
+        tracing::info!(
+            revisions = trimmed,
+            batches,
+            done = !left,
+            "the journal was trimmed"
+        );
+    }
+    Ok(())
 }
 
 /// Has the database number rows that were altered behind its triggers.
