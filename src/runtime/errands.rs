@@ -229,7 +229,9 @@ impl Errands {
                 .slow(retention / 2, retention.saturating_add(intervals.grace));
             let slow = within(what, timeout, slow).await;
             looking.store(false, Ordering::Release);
-            engine.book.note_slow(slow?);
+            let slow = slow?;
+            tracing::debug!(slow = slow.len(), "the consumers were looked at");
+            engine.book.note_slow(slow);
             Ok(())
         });
     }

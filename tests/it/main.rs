@@ -9,6 +9,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod consumers;
 mod contract;
 mod convergence;
 mod deaf_sessions;
@@ -20,6 +21,7 @@ mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
+mod retention;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

@@ -6,7 +6,7 @@ WITH page AS (
     FROM (
         SELECT r.revision, r.id, r.change, m.floor, h.epoch, CASE WHEN r.revision = $1 THEN 0 ELSE r.changes END AS changes
         FROM (SELECT * FROM {head} LIMIT 1) h CROSS JOIN (SELECT * FROM {meta} LIMIT 1) m CROSS JOIN {revision} r
-        WHERE r.revision >= $1 ORDER BY r.revision LIMIT least($2, 1024) + 1
+        WHERE r.revision >= $1 ORDER BY r.revision LIMIT least($2, 1024) + CASE WHEN $1 = 0 THEN 0 ELSE 1 END
     ) p
 ), sized AS (
     SELECT p.*, sum(b.bytes) OVER (ORDER BY p.revision) - b.bytes AS bytes_before
