@@ -145,6 +145,9 @@ pub struct ConfigService {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     request_timeout: Duration,
+    /// From which age of its next revision a consumer is slow, and at which that is trimmed.
+    #[cfg(feature = "cli")]
+    danger: (Duration, Duration),
     stop: watch::Sender<bool>,
     driver: Mutex<Option<JoinHandle<()>>>,
     closed: AtomicBool,
@@ -179,6 +182,8 @@ impl ConfigService {
             engine,
             store,
             request_timeout,
+            #[cfg(feature = "cli")]
+            danger: (intervals.danger(), intervals.end()),
             stop,
             driver,
             closed: AtomicBool::new(false),

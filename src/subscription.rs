@@ -1,6 +1,8 @@
 //! What a subscriber asks for and what it is told.
 
 use std::sync::Arc;
+#[cfg(feature = "server")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::de::DeserializeOwned;
 
@@ -18,7 +20,29 @@ pub struct Filter {
     scope: Scope,
     pub(crate) state: bool,
     pub(crate) name: Option<String>,
+    /// What waits behind the callback, where that hands over to a queue of its own.
+    #[cfg(feature = "server")]
+    pub(crate) behind: Option<Behind>,
 }
+
+/// How much waits in a queue that a callback fills, and how much may: revisions and bytes.
+#[cfg(feature = "server")]
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    pub(crate) queued: Arc<AtomicUsize>,
+    pub(crate) bytes: Arc<AtomicUsize>,
+    pub(crate) most: (usize, usize),
+}
+
+#[cfg(feature = "server")]
+impl PartialEq for Behind {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.queued, &other.queued)
+    }
+}
+
+#[cfg(feature = "server")]
+impl Eq for Behind {}
 
 /// A subscriber's name in bytes, as a consumer's; the rest is cut off.
 const MAX_NAME: usize = 48;
@@ -31,34 +55,32 @@ enum Scope {
 }
 
 impl Filter {
+    fn of(scope: Scope) -> Self {
+        Self {
+            scope,
+            state: false,
+            name: None,
+            #[cfg(feature = "server")]
+            behind: None,
+        }
+    }
+
     /// All keys.
     #[must_use]
     pub fn all() -> Self {
-        Self {
-            scope: Scope::All,
-            state: false,
-            name: None,
-        }
+        Self::of(Scope::All)
     }
 
     /// One key.
     #[must_use]
     pub fn key(key: impl Into<String>) -> Self {
-        Self {
-            scope: Scope::Key(key.into()),
-            state: false,
-            name: None,
-        }
+        Self::of(Scope::Key(key.into()))
     }
 
     /// The keys that begin with a prefix.
     #[must_use]
     pub fn prefix(prefix: impl Into<String>) -> Self {
-        Self {
-            scope: Scope::Prefix(prefix.into()),
-            state: false,
-            name: None,
-        }
+        Self::of(Scope::Prefix(prefix.into()))
     }
 
     /// Begins with [`Event::State`]: the state at some revision r, followed by exactly r + 1 and so on.
@@ -79,6 +101,13 @@ impl Filter {
         self
     }
 
+    /// Counts a queue that the callback fills as the subscriber's own.
+    #[cfg(feature = "server")]
+    pub(crate) fn before(mut self, behind: Behind) -> Self {
+        self.behind = Some(behind);
+        self
+    }
+
     /// Whether a key is concerned.
     #[must_use]
     pub fn matches(&self, key: &str) -> bool {
@@ -87,6 +116,18 @@ impl Filter {
             Scope::Key(only) => only == key,
             Scope::Prefix(prefix) => key.starts_with(prefix.as_str()),
         }
+    }
+
+    /// How many revisions wait behind the callback, and whether half of what may wait there does.
+    pub(crate) fn behind(&self) -> (usize, bool) {
+        #[cfg(feature = "server")]
+        if let Some(behind) = &self.behind {
+            let queued = behind.queued.load(Ordering::Relaxed);
+            let bytes = behind.bytes.load(Ordering::Relaxed);
+            let filling = queued > behind.most.0 / 2 || bytes > behind.most.1 / 2;
+            return (queued, filling);
+        }
+        (0, false)
     }
 
     /// The matching part of a set; `None` when nothing matches. Costs a search and a copy of what matches: there may be

@@ -54,6 +54,13 @@ impl Book {
         pages.slow_consumers = slow;
     }
 
+    /// Keeps what a look at the consumers found for somebody who asks for just that; nothing is logged.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep_slow(&self, mut slow: Vec<SlowConsumer>) {
+        slow.truncate(MAX_NAMED);
+        self.open().slow_consumers = slow;
+    }
+
     /// Counts and logs. No key and no value is ever part of it.
     pub(crate) fn note(&self, told: &Told, at: SystemTime) {
         let mut pages = self.open();

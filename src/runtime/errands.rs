@@ -61,8 +61,18 @@ pub(crate) struct Intervals {
 
 impl Intervals {
     /// How often the consumers are looked at.
-    fn look(&self) -> Duration {
+    fn look(self) -> Duration {
         self.heartbeat.min(self.retention / LOOKS).max(MIN_LOOK)
+    }
+
+    /// The age of what a consumer has to read next from which it is slow.
+    pub(crate) fn danger(self) -> Duration {
+        self.retention / 2
+    }
+
+    /// The age at which the journal no longer holds what a consumer has still to read.
+    pub(crate) fn end(self) -> Duration {
+        self.retention.saturating_add(self.grace)
     }
 }
 
@@ -214,7 +224,7 @@ impl Errands {
     /// Looks which consumers of the journal are slow, unless a look is still under way.
     pub(super) fn look(&mut self) {
         let intervals = self.intervals;
-        let (retention, timeout) = (intervals.retention, intervals.request_timeout);
+        let timeout = intervals.request_timeout;
         self.look_at = self
             .engine
             .clock
@@ -224,9 +234,7 @@ impl Errands {
         }
         let (what, looking) = ("looking at the consumers", self.looking.clone());
         self.run(what, move |store, engine| async move {
-            let slow = store
-                .consumers()
-                .slow(retention / 2, retention.saturating_add(intervals.grace));
+            let slow = store.consumers().slow(intervals.danger(), intervals.end());
             let slow = within(what, timeout, slow).await;
             looking.store(false, Ordering::Release);
             let slow = slow?;

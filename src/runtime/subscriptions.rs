@@ -276,14 +276,16 @@ impl Subscription {
 
     /// How it is slow, if it is.
     fn slow(&self, id: SubscriptionId, now: SystemTime) -> Option<SlowSubscriber> {
+        let (behind, filling_behind) = self.filter.behind();
         let queue = lock(&self.queue);
-        let filling = queue.events.len() > QUEUE / 2 || queue.bytes > QUEUE_BYTES / 2;
+        let filling =
+            queue.events.len() > QUEUE / 2 || queue.bytes > QUEUE_BYTES / 2 || filling_behind;
         let lagged_at = queue.lagged_at.filter(|at| *at + LATELY > now);
         let slow = filling || queue.missed > 0 || lagged_at.is_some();
         slow.then(|| SlowSubscriber {
             id,
             name: self.filter.name.clone(),
-            queued: queue.events.len() as u64,
+            queued: (queue.events.len() + behind) as u64,
             missed: queue.missed,
             lagged_at,
         })

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ConfigService;
 use crate::core::{Cursor, Revision};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::runtime::Engine;
 use crate::settings::check_name;
 use crate::store::consumers::{Advanced, Place, Standing, Start};
@@ -96,9 +96,9 @@ impl ConfigService {
     ///
     /// # Errors
     ///
-    /// [`Error::is_invalid_input`](crate::Error::is_invalid_input) for a bad name,
-    /// [`Error::is_denied`](crate::Error::is_denied) for a role that only reads, and
-    /// [`Error::is_unavailable`](crate::Error::is_unavailable).
+    /// [`Error::is_invalid_input`] for a bad name,
+    /// [`Error::is_denied`] for a role that only reads, and
+    /// [`Error::is_unavailable`].
     pub async fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
         self.open()?;
         check_name("consumer", name)?;
@@ -114,10 +114,24 @@ impl ConfigService {
     ///
     /// # Errors
     ///
-    /// [`Error::is_unavailable`](crate::Error::is_unavailable).
+    /// [`Error::is_unavailable`].
     pub async fn consumers(&self) -> Result<Vec<ConsumerPlace>> {
         let places = self.store.consumers().places(None).await?;
         Ok(places.into_iter().map(ConsumerPlace::from).collect())
+    }
+
+    /// Looks now which consumers are slow, instead of when the time for it has come.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn look_at_consumers(&self) -> Result<()> {
+        let (danger, end) = self.danger;
+        let look = self.store.consumers().slow(danger, end);
+        let slow = tokio::time::timeout(self.request_timeout, look).await;
+        let slow = slow.unwrap_or_else(|_| {
+            let what = "looking at the consumers";
+            Err(Error::unavailable(what, "no answer in time"))
+        });
+        self.engine.book.keep_slow(slow?);
+        Ok(())
     }
 
     /// Forgets a consumer and its place. False if there is none of that name.
@@ -143,8 +157,8 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::is_missing_consumer`](crate::Error::is_missing_consumer) once it was removed,
-    /// [`Error::is_unavailable`](crate::Error::is_unavailable).
+    /// [`Error::is_missing_consumer`] once it was removed,
+    /// [`Error::is_unavailable`].
     pub async fn place(&self) -> Result<Cursor> {
         Ok(self.look().await?.cursor)
     }
@@ -188,7 +202,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// As [`Consumer::place`], and [`Error::is_closed`](crate::Error::is_closed) at shutdown. The end of the time is no
+    /// As [`Consumer::place`], and [`Error::is_closed`] at shutdown. The end of the time is no
     /// error: it gives no revisions.
     ///
     /// # Cancellation
@@ -216,7 +230,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::is_other_epoch`](crate::Error::is_other_epoch) when the cursor, or the stored place, is of a history that
+    /// [`Error::is_other_epoch`] when the cursor, or the stored place, is of a history that
     /// was replaced: [`Consumer::next`] says so too, and [`Consumer::reset`] goes on. And as [`Consumer::place`].
     ///
     /// # Cancellation
@@ -264,7 +278,7 @@ impl Consumer {
         }
     }
 
-    fn missing(&self) -> crate::Error {
+    fn missing(&self) -> Error {
         let name = self.name.clone();
         Kind::MissingConsumer { name }.into()
     }
