@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sync_config::prelude::*;
+use sync_config::schema::migrate;
 use sync_config::{Delivered, Start};
 use tokio_postgres::Client;
 
-use crate::ground::{one, run, start};
-use crate::schema_store::{TestStore, run as run_on};
+use crate::ground::{capture, one, run, start};
+use crate::schema_store::{TestStore, names, run as run_on};
 use crate::support::postgres::TestDb;
 use crate::support::wait::{PATIENCE, eventually};
 
@@ -321,4 +322,58 @@ async fn a_batch_costs_no_more_for_what_was_trimmed_before_it() {
     run_on(&reader, "COMMIT").await;
     while store.one::<i32>("SELECT {fn_trim}('1h', 1000)").await > 0 {}
     store.check().await;
+}
+
+/// What the migration brought is taken away again, as if it had not been run yet.
+const BEFORE: &str = "
+    DROP TABLE {consumer}, {trimmed};
+    DROP FUNCTION {fn_trim}(interval, integer, interval), {fn_sweep}(bigint, bigint, integer), {fn_consume}(text, boolean),
+        {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text);
+    DELETE FROM {migration} WHERE name >= '0006'";
+
+const OLD_TRIM: &str = include_str!("../../sql/postgres/migrations/0005_maintenance.sql");
+
+#[tokio::test]
+async fn an_instance_beside_an_older_schema_trims_and_says_once_what_it_lacks() {
+    let log = capture(tracing::Level::DEBUG);
+    let db = TestDb::new().await;
+    let (client, names) = (db.client().await, names("sync_config"));
+    migrate(&client, &names, "config_changes").await.unwrap();
+    run(&client, &names.render(BEFORE)).await;
+    run(&client, &names.render(OLD_TRIM)).await;
+    let settings = Settings::new(db.url())
+        .migrate(false)
+        .event_retention(Duration::from_secs(1))
+        .cleanup_interval(Duration::from_millis(200));
+    let config = start(settings.clone()).await;
+    for number in 1..=3 {
+        config.set("k", number).await.unwrap();
+    }
+    eventually("it is trimmed", PATIENCE, async || {
+        let floor: i64 = one(&client, "SELECT floor FROM sync_config_meta").await;
+        (floor == 3).then_some(())
+    })
+    .await;
+    let error = config.consumer("c", Start::Head).await.unwrap_err();
+    assert!(error.to_string().contains("sync-config migrate"), "{error}");
+    let lacks = || log.log.lines("looking at the consumers failed");
+    eventually("more looks than one", PATIENCE, async || {
+        (lacks().len() >= 3).then_some(())
+    })
+    .await;
+    let warned = lacks().iter().filter(|line| line.contains("WARN")).count();
+    assert_eq!(warned, 1, "{:?}", lacks());
+    // The owner upgrades under the running instance: what was trimmed by the old function is trimmed on by the new one.
+    let applied = migrate(&client, &names, "config_changes").await.unwrap();
+    assert!(applied.applied.contains(&"0006_retention".to_owned()));
+    let consumer = config.consumer("c", Start::Floor).await.unwrap();
+    assert_eq!(consumer.place().await.unwrap().revision.get(), 3);
+    config.set("k", 4).await.unwrap();
+    config.set("k", 5).await.unwrap();
+    eventually("it is trimmed on", PATIENCE, async || {
+        let floor: i64 = one(&client, "SELECT floor FROM sync_config_meta").await;
+        (floor == 5).then_some(())
+    })
+    .await;
+    config.shutdown().await.unwrap();
 }
