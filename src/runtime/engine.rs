@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::book::Book;
 use super::cache::Cache;
 use super::clock::Clock;
+use super::news::News;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
 use crate::core::{Checksum, Cursor, Epoch, Replica, Revision, Snapshot};
@@ -58,23 +59,6 @@ impl Shown {
     /// table's fold would hold for long.
     fn checksum(&self) -> Checksum {
         *self.checksum.get_or_init(|| self.snapshot.checksum())
-    }
-}
-
-/// What is shown, as it changes.
-pub(crate) struct News {
-    shown: watch::Receiver<Option<Cursor>>,
-    closed: watch::Receiver<bool>,
-}
-
-impl News {
-    /// Waits until something else is shown than when it was last asked. False when nothing will come.
-    pub(crate) async fn next(&mut self) -> bool {
-        tokio::select! {
-            biased;
-            _ = self.closed.wait_for(|closed| *closed) => false,
-            changed = self.shown.changed() => changed.is_ok(),
-        }
     }
 }
 
@@ -236,10 +220,7 @@ impl Engine {
 
     /// Tells of every revision that is shown from now on.
     pub(crate) fn news(&self) -> News {
-        News {
-            shown: self.shown.subscribe(),
-            closed: self.closed.subscribe(),
-        }
+        News::new(self.shown.subscribe(), self.closed.subscribe())
     }
 
     pub(crate) fn is_closed(&self) -> bool {

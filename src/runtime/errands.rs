@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::engine::{Engine, lock};
+use super::trim::trim;
 use crate::core::notice::Notice;
 use crate::core::replica::Input;
 use crate::core::{Checksum, Epoch, Key, Revision};
@@ -26,19 +27,6 @@ const NONCE_ATTEMPTS: u32 = 5;
 
 /// The first turn comes soon, so that a fleet that is often started anew trims too.
 const FIRST_CLEANUP: Duration = Duration::from_secs(60);
-
-/// Revisions trimmed in one transaction, which the database bounds by rows and bytes as well: some 50 ms.
-const TRIM_BATCH: u32 = 5_000;
-
-/// The trimmer rests this many times as long as a batch took: it takes a fifth of the time at most, so that disk and log
-/// are the writers'.
-const TRIM_REST: u32 = 4;
-
-/// The shortest rest between two batches.
-const TRIM_PAUSE: Duration = Duration::from_millis(5);
-
-/// A turn of trimming ends after this long; what is left waits for the next one, which may be another instance's.
-const TRIM_TURN: Duration = Duration::from_secs(600);
 
 /// Consumers are looked at this often in a retention, so that each is named well before its place is trimmed.
 const LOOKS: u32 = 4;
@@ -215,7 +203,7 @@ impl Errands {
             // A turn lasts a little less than the interval, and no longer than it is this instance's.
             let every = cleanup.mul_f64(0.8);
             if within(what, timeout, store.claim(Task::Cleanup, every)).await? {
-                trim(&*store, &engine, intervals, every.min(TRIM_TURN)).await?;
+                trim(&*store, engine.clock, intervals, every).await?;
             }
             Ok(())
         });
@@ -262,44 +250,6 @@ impl Errands {
             }
         });
     }
-}
-
-/// Trims until nothing is left to trim, or the turn is over.
-async fn trim(
-    store: &dyn Store,
-    engine: &Engine,
-    intervals: Intervals,
-    turn: Duration,
-) -> Result<()> {
-    let (what, timeout) = ("trimming the journal", intervals.request_timeout);
-    let begun = engine.clock.now();
-    let (mut trimmed, mut batches, mut left) = (0, 0_u64, true);
-    while left && (batches == 0 || engine.clock.now().saturating_sub(begun) < turn) {
-        let before = engine.clock.now();
-        let batch = store.trim(intervals.retention, intervals.grace, TRIM_BATCH);
-        let batch = within(what, timeout, batch).await?;
-        let took = engine.clock.now().saturating_sub(before);
-        trimmed += batch;
-        left = batch > 0;
-        if left {
-            batches += 1;
-            tracing::debug!(
-                revisions = batch,
-                took_ms = took.as_millis(),
-                "a batch of the journal was trimmed"
-            );
-            tokio::time::sleep((took * TRIM_REST).max(TRIM_PAUSE)).await;
-        }
-    }
-    if batches > 0 {
-        tracing::info!(
-            revisions = trimmed,
-            batches,
-            done = !left,
-            "the journal was trimmed"
-        );
-    }
-    Ok(())
 }
 
 /// Has the database number rows that were altered behind its triggers.

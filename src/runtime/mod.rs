@@ -10,7 +10,9 @@ mod delivery;
 mod driver;
 mod engine;
 mod errands;
+mod news;
 mod subscriptions;
+mod trim;
 
 #[cfg(test)]
 mod tests;
