@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Refused { what: String, problem: String },
     #[error("{what}: permission denied ({problem})")]
     Denied { what: String, problem: String },
+    #[error("{what}: {problem}; the schema is missing or older: run `sync-config migrate`")]
+    OlderSchema { what: String, problem: String },
     #[error("{what}: the database cannot be reached ({problem}); nothing was written")]
     Unavailable { what: String, problem: String },
     #[error("{what}: not applied ({problem}); it can be tried again")]
@@ -63,6 +65,10 @@ pub(crate) enum Kind {
         "revision {wanted} belongs to another epoch than this store's present one; its history was replaced"
     )]
     OtherEpoch { wanted: Revision },
+    #[error(
+        "consumer {name:?}: there is none of this name, it was removed; begin it anew if it is still wanted"
+    )]
+    MissingConsumer { name: String },
     #[error("the configuration service was shut down")]
     Closed,
 }
@@ -139,6 +145,7 @@ impl Error {
                 *key = prefix.strip(key).unwrap_or_else(|| key.clone());
             }
             Kind::Refused { what, .. }
+            | Kind::OlderSchema { what, .. }
             | Kind::Denied { what, .. }
             | Kind::Unavailable { what, .. }
             | Kind::Retryable { what, .. }
@@ -151,6 +158,7 @@ impl Error {
             | Kind::EmptyWrite
             | Kind::Setting { .. }
             | Kind::Placed { .. }
+            | Kind::MissingConsumer { .. }
             | Kind::NotReady
             | Kind::Decode(_)
             | Kind::OtherEpoch { .. }
@@ -253,6 +261,17 @@ impl Error {
     #[must_use]
     pub fn is_other_epoch(&self) -> bool {
         matches!(*self.0, Kind::OtherEpoch { .. })
+    }
+
+    /// The schema beside the table is missing, or older than what was asked for.
+    pub(crate) fn is_older_schema(&self) -> bool {
+        matches!(*self.0, Kind::OlderSchema { .. })
+    }
+
+    /// A consumer of the journal was removed.
+    #[must_use]
+    pub fn is_missing_consumer(&self) -> bool {
+        matches!(*self.0, Kind::MissingConsumer { .. })
     }
 
     /// The service was shut down.

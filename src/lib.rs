@@ -23,6 +23,7 @@
 //! - [`Layers`] puts the [`Environment`] over settings made in code and tells the [`Origin`] of each; with feature `toml`
 //!   a `SettingsFile` stands between them, and `Services` starts the services it declares, with the pools they share.
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
+//! - [`Consumer`] reads the journal from a place of its own that the database keeps, across restarts.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
 //! - [`SyncConfigExt::live`] gives a handle that is read in nanoseconds, [`LiveGroup`] a struct of them;
 //!   [`SyncConfigExt::scoped`] shows the keys under a prefix as a [`SyncConfig`] of its own, [`SyncConfigExt::map`] as a
@@ -67,11 +68,12 @@ pub use self::core::{
 pub use self::error::{Error, Result};
 #[cfg(feature = "toml")]
 pub use self::service::Services;
-pub use self::service::{Builder, ConfigService, connect};
+pub use self::service::{Builder, ConfigService, Consumer, ConsumerPlace, Delivered, connect};
 #[cfg(feature = "toml")]
 pub use self::settings::SettingsFile;
 pub use self::settings::{Environment, Layers, Origin, SPECS, Setting, Settings, Spec};
-pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
+pub use self::status::{Counters, HeartbeatStatus, Mode, SlowConsumer, SlowSubscriber, Status};
+pub use self::store::consumers::Start;
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::postgres::joined::Joined;
 pub use self::store::{Recorded, RecordedChange};

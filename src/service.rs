@@ -1,5 +1,6 @@
 //! The service that an application holds: builder, start, and the trait's implementation.
 
+mod consumer;
 #[cfg(feature = "toml")]
 mod services;
 
@@ -31,6 +32,8 @@ use crate::store::{Answered, Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target, WrongType};
 use crate::write::{Batch, Written};
+
+pub use self::consumer::{Consumer, ConsumerPlace, Delivered};
 
 /// Connects to the database of a URL with default settings. Returns loaded and listening.
 ///
@@ -177,6 +180,9 @@ pub struct ConfigService {
     postgres: Option<Arc<PostgresStore>>,
     writer: Writer,
     request_timeout: Duration,
+    /// From which age of its next revision a consumer is slow, and at which that is trimmed.
+    #[cfg(feature = "cli")]
+    danger: (Duration, Duration),
     stop: watch::Sender<bool>,
     driver: Mutex<Option<JoinHandle<()>>>,
     closed: AtomicBool,
@@ -203,6 +209,7 @@ impl ConfigService {
             heartbeat: settings.heartbeat_interval,
             cleanup: settings.cleanup_interval,
             retention: settings.event_retention,
+            grace: settings.consumer_grace,
             request_timeout: settings.request_timeout,
             repair: settings.sync_on_mismatch,
         };
@@ -218,6 +225,8 @@ impl ConfigService {
             postgres,
             writer,
             request_timeout,
+            #[cfg(feature = "cli")]
+            danger: (intervals.danger(), intervals.end()),
             stop,
             driver,
             closed: AtomicBool::new(false),
@@ -242,8 +251,13 @@ impl ConfigService {
     }
 
     /// Reads at most `limit` whole revisions after a cursor from the database's journal, with old and new texts: for a
-    /// consumer that keeps its own place across restarts. `None` when the journal does not reach back to the cursor, or
-    /// has another past; then a [`SyncConfig::snapshot`] is the place to go on from.
+    /// reader that keeps its own place across restarts ([`ConfigService::consumer`] keeps it for you). `None` when the
+    /// journal does not reach back to the cursor, or has another past; then a [`SyncConfig::snapshot`] is the place to go
+    /// on from.
+    ///
+    /// One answer is bounded whatever the limit: 1,024 revisions, and it ends with the revision that reaches 20,000 changes
+    /// or 8 MiB of values, old and new. A revision is never split, so one that is larger comes alone. Only an empty answer
+    /// means that there is nothing more.
     ///
     /// # Errors
     ///

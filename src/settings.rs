@@ -22,7 +22,8 @@ pub use self::environment::Environment;
 #[cfg(feature = "toml")]
 pub use self::file::SettingsFile;
 pub use self::layers::{Layers, Origin, Setting};
-use self::text::{check_name, duration, switch};
+pub(crate) use self::text::check_name;
+use self::text::{duration, switch};
 use crate::error::{Error, Result};
 
 /// How a service finds its table and how often it does what.
@@ -55,6 +56,7 @@ pub struct Settings {
     pub(crate) poll_interval: Duration,
     pub(crate) poll_jitter: Duration,
     pub(crate) event_retention: Duration,
+    pub(crate) consumer_grace: Duration,
     pub(crate) cleanup_interval: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) max_connections: usize,
@@ -116,6 +118,7 @@ pub const SPECS: &[Spec] = &[
     spec("poll_interval", "SYNC_CONFIG_POLL_INTERVAL", "5s", "50ms to 1h", "how often the head is looked at while notices do not arrive"),
     spec("poll_jitter", "SYNC_CONFIG_POLL_JITTER", "1s", "0s to 1h", "up to this much is added to `poll_interval`; also read as `jitter_max`"),
     spec("event_retention", "SYNC_CONFIG_EVENT_RETENTION", "1day", "1s to 3650days", "how long the journal keeps revisions"),
+    spec("consumer_grace", "SYNC_CONFIG_CONSUMER_GRACE", "0s", "0s to 3650days", "how much longer it keeps those that a named consumer has still to read"),
     spec("cleanup_interval", "SYNC_CONFIG_CLEANUP_INTERVAL", "1h", "100ms to 7days", "how often one of the fleet trims the journal"),
     spec("request_timeout", "SYNC_CONFIG_REQUEST_TIMEOUT", "10s", "100ms to 10m", "how long a write, a resync or the first load may take"),
     spec("max_connections", "SYNC_CONFIG_MAX_CONNECTIONS", "4", "1 to 1000", "the size of the service's own pool; one more connection listens"),
@@ -139,6 +142,7 @@ impl Default for Settings {
             poll_interval: 5 * SECOND,
             poll_jitter: SECOND,
             event_retention: DAY,
+            consumer_grace: Duration::ZERO,
             cleanup_interval: HOUR,
             request_timeout: 10 * SECOND,
             max_connections: 4,
@@ -192,6 +196,7 @@ impl Settings {
             "poll_interval" => self.poll_interval = duration(name, text)?,
             "poll_jitter" | "jitter_max" => self.poll_jitter = duration(name, text)?,
             "event_retention" => self.event_retention = duration(name, text)?,
+            "consumer_grace" => self.consumer_grace = duration(name, text)?,
             "cleanup_interval" => self.cleanup_interval = duration(name, text)?,
             "request_timeout" => self.request_timeout = duration(name, text)?,
             "sync_on_mismatch" => self.sync_on_mismatch = switch(name, text)?,
@@ -230,6 +235,12 @@ impl Settings {
             ("poll_interval", self.poll_interval, 50 * MS, HOUR),
             ("poll_jitter", self.poll_jitter, Duration::ZERO, HOUR),
             ("event_retention", self.event_retention, SECOND, 3_650 * DAY),
+            (
+                "consumer_grace",
+                self.consumer_grace,
+                Duration::ZERO,
+                3_650 * DAY,
+            ),
             ("cleanup_interval", self.cleanup_interval, 100 * MS, 7 * DAY),
             (
                 "request_timeout",
@@ -340,6 +351,7 @@ setters! {
     poll_interval: Duration, "how often the head is looked at while notices do not arrive";
     poll_jitter: Duration, "how much is added to the poll interval at most";
     event_retention: Duration, "how long the journal keeps revisions";
+    consumer_grace: Duration, "how much longer it keeps those that a named consumer has still to read";
     cleanup_interval: Duration, "how often the journal is trimmed";
     request_timeout: Duration, "how long a write or a resync may take";
     max_connections: usize, "the size of the service's own pool";
@@ -364,6 +376,7 @@ impl fmt::Debug for Settings {
             .field("poll_interval", &self.poll_interval)
             .field("poll_jitter", &self.poll_jitter)
             .field("event_retention", &self.event_retention)
+            .field("consumer_grace", &self.consumer_grace)
             .field("cleanup_interval", &self.cleanup_interval)
             .field("request_timeout", &self.request_timeout)
             .field("max_connections", &self.max_connections)

@@ -1,10 +1,11 @@
 //! What an instance knows of itself.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
 use crate::core::{Checksum, Epoch, Revision};
+use crate::subscription::SubscriptionId;
 
 /// A moment's view of an instance: what it shows, how fresh that is, and what it has been through.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +40,51 @@ pub struct Status {
     pub counters: Counters,
     /// How many subscriptions there are.
     pub subscriptions: usize,
+    /// Named consumers of the journal that retention is about to pass, or has passed: their next revision is older than half
+    /// of `event_retention`. The most urgent first, at most 20. Looked at every heartbeat, and four times in a retention.
+    pub slow_consumers: Vec<SlowConsumer>,
+    /// Subscribers of this instance whose queue is more than half full, or that lagged within the last five minutes. The
+    /// fullest first, at most 20.
+    pub slow_subscribers: Vec<SlowSubscriber>,
+}
+
+/// Slow ones that a status names at most: who has more has one cause, not twenty.
+pub(crate) const MAX_NAMED: usize = 20;
+
+/// A named consumer of the journal that is too far behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SlowConsumer {
+    /// Its name.
+    pub name: String,
+    /// The last revision that it acknowledged.
+    pub revision: Revision,
+    /// How many revisions it has still to read.
+    pub behind: u64,
+    /// When retention reaches what it has to read next, in seconds from the look; `None` when that is no longer to be had,
+    /// because it was trimmed or belongs to another history.
+    #[serde(rename = "trimmedInSeconds", serialize_with = "seconds")]
+    pub trimmed_in: Option<Duration>,
+}
+
+/// A subscriber of this instance that is too slow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SlowSubscriber {
+    /// The subscription.
+    pub id: SubscriptionId,
+    /// The name that its filter was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Revisions that wait for it.
+    pub queued: u64,
+    /// Revisions dropped since its queue was full, of which it will be told.
+    pub missed: u64,
+    /// When it was last told that it lagged.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub lagged_at: Option<SystemTime>,
 }
 
 /// How news arrives.
@@ -98,6 +144,13 @@ pub struct Counters {
     pub wrong_types: u64,
     /// Values that a live handle could not decode, once for each key and revision: it keeps its previous value.
     pub rejected_values: u64,
+}
+
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.serialize_u64(time.as_secs()),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {

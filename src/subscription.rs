@@ -1,5 +1,7 @@
 //! What a subscriber asks for and what it is told.
 
+#[cfg(feature = "server")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use serde::de::DeserializeOwned;
@@ -17,7 +19,33 @@ use crate::core::{Change, ChangeSet, DecodeError, Entry, Key, Prefix, Snapshot};
 pub struct Filter {
     scope: Scope,
     pub(crate) state: bool,
+    pub(crate) name: Option<String>,
+    /// What waits behind the callback, where that hands over to a queue of its own.
+    #[cfg(feature = "server")]
+    pub(crate) behind: Option<Behind>,
 }
+
+/// How much waits in a queue that a callback fills, and how much may: revisions and bytes.
+#[cfg(feature = "server")]
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    pub(crate) queued: Arc<AtomicUsize>,
+    pub(crate) bytes: Arc<AtomicUsize>,
+    pub(crate) most: (usize, usize),
+}
+
+#[cfg(feature = "server")]
+impl PartialEq for Behind {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.queued, &other.queued)
+    }
+}
+
+#[cfg(feature = "server")]
+impl Eq for Behind {}
+
+/// A subscriber's name in bytes, as a consumer's; the rest is cut off.
+const MAX_NAME: usize = 48;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scope {
@@ -27,37 +55,56 @@ enum Scope {
 }
 
 impl Filter {
+    fn of(scope: Scope) -> Self {
+        Self {
+            scope,
+            state: false,
+            name: None,
+            #[cfg(feature = "server")]
+            behind: None,
+        }
+    }
+
     /// All keys.
     #[must_use]
     pub fn all() -> Self {
-        Self {
-            scope: Scope::All,
-            state: false,
-        }
+        Self::of(Scope::All)
     }
 
     /// One key.
     #[must_use]
     pub fn key(key: impl Into<String>) -> Self {
-        Self {
-            scope: Scope::Key(key.into()),
-            state: false,
-        }
+        Self::of(Scope::Key(key.into()))
     }
 
     /// The keys that begin with a prefix.
     #[must_use]
     pub fn prefix(prefix: impl Into<String>) -> Self {
-        Self {
-            scope: Scope::Prefix(prefix.into()),
-            state: false,
-        }
+        Self::of(Scope::Prefix(prefix.into()))
     }
 
     /// Begins with [`Event::State`]: the state at some revision r, followed by exactly r + 1 and so on.
     #[must_use]
     pub fn with_state(mut self) -> Self {
         self.state = true;
+        self
+    }
+
+    /// Names the subscriber in the status when it is slow; beyond 48 bytes the name is cut.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        let mut name = name.into();
+        while name.len() > MAX_NAME {
+            let _last = name.pop();
+        }
+        self.name = Some(name);
+        self
+    }
+
+    /// Counts a queue that the callback fills as the subscriber's own.
+    #[cfg(feature = "server")]
+    pub(crate) fn before(mut self, behind: Behind) -> Self {
+        self.behind = Some(behind);
         self
     }
 
@@ -80,6 +127,18 @@ impl Filter {
             Scope::Prefix(text) => Scope::Prefix(join(text)),
         };
         Self { scope, ..self }
+    }
+
+    /// How many revisions wait behind the callback, and whether half of what may wait there does.
+    pub(crate) fn behind(&self) -> (usize, bool) {
+        #[cfg(feature = "server")]
+        if let Some(behind) = &self.behind {
+            let queued = behind.queued.load(Ordering::Relaxed);
+            let bytes = behind.bytes.load(Ordering::Relaxed);
+            let filling = queued > behind.most.0 / 2 || bytes > behind.most.1 / 2;
+            return (queued, filling);
+        }
+        (0, false)
     }
 
     /// The matching part of a set; `None` when nothing matches. Costs a search and a copy of what matches: there may be
@@ -146,7 +205,8 @@ pub enum Event {
 pub type Callback = Box<dyn FnMut(&Event) + Send>;
 
 /// Names a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
 pub struct SubscriptionId(pub(crate) u64);
 
 /// Is shown the value of one key and every later one: see [`SyncConfig::follow`](crate::SyncConfig::follow).

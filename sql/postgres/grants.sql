@@ -17,12 +17,13 @@ BEGIN
         GROUP BY 1
     LOOP
         IF may_read THEN
-            EXECUTE {text}GRANT SELECT ON {head}, {meta}, {key}, {revision}, {journal}, {migration} TO {text} || grantee;
+            EXECUTE {text}GRANT SELECT ON {head}, {meta}, {key}, {revision}, {journal}, {migration}, {consumer} TO {text} || grantee;
         END IF;
         IF may_write THEN
             EXECUTE {text}GRANT EXECUTE ON FUNCTION {fn_claim}(text, interval, text),
                 {fn_report_audit}(bigint, bigint, text), {fn_reconcile}(text[], text[], text),
-                {fn_trim}(interval, integer), {fn_new_epoch}(uuid) TO {text} || grantee;
+                {fn_trim}(interval, integer), {fn_new_epoch}(uuid), {fn_trim}(interval, integer, interval),
+                {fn_consume}(text, boolean), {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text) TO {text} || grantee;
         END IF;
     END LOOP;
 END

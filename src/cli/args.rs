@@ -32,7 +32,7 @@ Exit codes:
   0  done
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
-  3  there is no such key
+  3  there is no such key, or no such consumer
   4  the key is not what --if-revision or --if-absent expects; nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
@@ -72,6 +72,11 @@ pub(super) enum Command {
     },
     /// Prints revision, checksum, entries, epoch and mode as JSON.
     Status,
+    /// Lists the named consumers of the journal, or removes one that nobody uses any more.
+    Consumers {
+        #[command(subcommand)]
+        action: Option<Consumers>,
+    },
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
     /// Begins a new epoch, after the database was restored from a backup.
@@ -109,6 +114,21 @@ pub(super) struct Set {
     /// Takes the value as a plain text instead of JSON.
     #[arg(long)]
     pub(super) string: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Consumers {
+    /// Prints name, place, revisions still to read and the last sign of life of each.
+    List {
+        /// Prints JSON instead: [{"name", "revision", "behind", "seenAt", "follows"}].
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forgets a consumer and its place.
+    Remove {
+        /// The consumer.
+        name: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::args::Set;
-use super::out::print;
+use super::out::{print, say};
 use crate::core::{Entry, Key, MAX_VALUE_BYTES, Revision, Value};
 use crate::error::{Error, Kind};
 use crate::service::{Builder, ConfigService};
@@ -83,8 +83,13 @@ pub(super) async fn list(settings: Settings, prefix: &str, as_json: bool) -> Res
 
 pub(super) async fn status(settings: Settings) -> Result<(), Failure> {
     let service = Builder::new(settings.migrate(false)).start().await?;
+    // A service that has just begun has not looked at the consumers yet.
+    let looked = service.look_at_consumers().await;
     let status = service.status();
     service.shutdown().await?;
+    if let Err(error) = looked {
+        say(format_args!("sync-config: {error}"));
+    }
     match serde_json::to_string_pretty(&status) {
         Ok(text) => print(text),
         Err(error) => Err(Failure::Other(error.to_string())),
@@ -92,7 +97,7 @@ pub(super) async fn status(settings: Settings) -> Result<(), Failure> {
 }
 
 /// A service that is loaded once and hears nothing.
-async fn reader(settings: Settings) -> Result<Arc<ConfigService>, Error> {
+pub(super) async fn reader(settings: Settings) -> Result<Arc<ConfigService>, Error> {
     let settings = settings.migrate(false).enable_notification(false);
     Builder::new(settings).start().await
 }

@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod commands;
 mod config;
+mod consumers;
 mod log;
 mod out;
 mod place;
@@ -75,6 +76,7 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         Command::List { prefix, json } => commands::list(settings, &prefix, json).await,
         Command::Watch { prefix } => watch::watch(settings, prefix).await,
         Command::Status => commands::status(settings).await,
+        Command::Consumers { action } => consumers::run(settings, action).await,
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
@@ -100,6 +102,7 @@ enum Failure {
     /// Bad input that the library does not know of.
     Usage(String),
     Missing(String),
+    MissingConsumer(String),
     Other(String),
     /// Nobody reads stdout any more.
     Unread,
@@ -111,6 +114,7 @@ impl Failure {
             Self::Library(error) => (error.to_string(), code(error)),
             Self::Usage(text) => (text.clone(), 2),
             Self::Missing(key) => (format!("there is no key \"{}\"", key.escape_debug()), 3),
+            Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
             Self::Other(text) => (text.clone(), 1),
             Self::Unread => return ExitCode::SUCCESS,
         };

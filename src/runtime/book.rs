@@ -1,10 +1,11 @@
 //! What an instance has been through: one counter and one log line for each recovery, with its cause.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::core::replica::{ClaimSource, Reaction, Told};
-use crate::status::{Counters, HeartbeatStatus};
+use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer};
 
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<Pages>);
@@ -13,11 +14,51 @@ pub(crate) struct Book(Mutex<Pages>);
 pub(crate) struct Pages {
     pub(crate) heartbeat: HeartbeatStatus,
     pub(crate) counters: Counters,
+    pub(crate) slow_consumers: Vec<SlowConsumer>,
+    /// Those named in the log, and whether the floor had passed them by then.
+    named: BTreeMap<String, bool>,
 }
 
 impl Book {
     pub(crate) fn open(&self) -> MutexGuard<'_, Pages> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what a look at the consumers found. Each is named in the log when it becomes slow, and when it is passed.
+    pub(crate) fn note_slow(&self, mut slow: Vec<SlowConsumer>) {
+        let mut pages = self.open();
+        let mut named = BTreeMap::new();
+        for SlowConsumer {
+            name,
+            revision,
+            behind,
+            trimmed_in,
+        } in &slow
+        {
+            let passed = trimmed_in.is_none();
+            let before = pages.named.get(name);
+            match trimmed_in {
+                None if before != Some(&true) => {
+                    tracing::warn!(consumer = %name, %revision, behind, "the journal no longer leads on from a consumer's place: it has to take a snapshot, or be removed");
+                }
+                Some(left) if before.is_none() => {
+                    let seconds = left.as_secs();
+                    tracing::warn!(consumer = %name, %revision, behind, trimmed_in_seconds = seconds, "a consumer is slow: what it reads next will be trimmed");
+                }
+                Some(_) | None => {}
+            }
+            named.insert(name.clone(), passed);
+        }
+        slow.truncate(MAX_NAMED);
+        pages.named = named;
+        pages.slow_consumers = slow;
+    }
+
+    /// Keeps what a look at the consumers found for somebody who asks for just that; nothing is logged.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep_slow(&self, mut slow: Vec<SlowConsumer>) {
+        slow.truncate(MAX_NAMED);
+        self.open().slow_consumers = slow;
     }
 
     /// Counts and logs. No key and no value is ever part of it.

@@ -88,7 +88,7 @@ impl Driver {
                 .next_deadline()
                 .map(|at| self.engine.clock.at(at));
             let listener = self.session.as_ref().map(|(_, listener)| listener.clone());
-            let cleanup_at = self.errands.cleanup_at;
+            let (cleanup_at, look_at) = (self.errands.cleanup_at, self.errands.look_at);
             tokio::select! {
                 changed = stop.changed() => if changed.is_err() { break },
                 Some(action) = self.actions.recv() => self.start(action),
@@ -97,6 +97,7 @@ impl Driver {
                 () = self.errands.ended() => {}
                 () = at(deadline) => self.engine.feed(Input::Tick),
                 () = tokio::time::sleep_until(cleanup_at) => self.errands.cleanup(),
+                () = tokio::time::sleep_until(look_at) => self.errands.look(),
                 () = self.engine.rescheduled.notified() => {}
             }
         }

@@ -15,6 +15,7 @@ use super::book::Book;
 use super::cache::Cache;
 use super::clock::Clock;
 use super::followers::Followers;
+use super::news::News;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
 use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot};
@@ -217,6 +218,15 @@ impl Engine {
         }
     }
 
+    /// Tells of every revision that is shown from now on.
+    pub(crate) fn news(&self) -> News {
+        News::new(self.shown.subscribe(), self.closed.subscribe())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Asks for a full resync and waits for its end.
     pub(crate) async fn resync(&self) -> Result<usize> {
         let (done, wait) = oneshot::channel();
@@ -329,6 +339,7 @@ impl Engine {
         };
         let pages = self.book.open();
         let (heartbeat, mut counters) = (pages.heartbeat.clone(), pages.counters.clone());
+        let slow_consumers = pages.slow_consumers.clone();
         drop(pages);
         counters.callback_panics = self.subscriptions.tally.panics.load(Ordering::Relaxed);
         counters.subscribers_lagged = self.subscriptions.tally.lagged.load(Ordering::Relaxed);
@@ -346,6 +357,8 @@ impl Engine {
             heartbeat,
             counters,
             subscriptions: self.subscriptions.len(),
+            slow_consumers,
+            slow_subscribers: self.subscriptions.slow(super::clock::wall()),
         }
     }
 

@@ -5,12 +5,14 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::engine::{Engine, lock};
+use super::trim::trim;
 use crate::core::notice::Notice;
 use crate::core::replica::Input;
 use crate::core::{Checksum, Epoch, Key, Revision};
@@ -26,8 +28,11 @@ const NONCE_ATTEMPTS: u32 = 5;
 /// The first turn comes soon, so that a fleet that is often started anew trims too.
 const FIRST_CLEANUP: Duration = Duration::from_secs(60);
 
-/// Revisions trimmed in one transaction: short enough that no writer notices.
-const TRIM_BATCH: u32 = 1_000;
+/// Consumers are looked at this often in a retention, so that each is named well before its place is trimmed.
+const LOOKS: u32 = 4;
+
+/// The shortest time between two looks.
+const MIN_LOOK: Duration = Duration::from_millis(100);
 
 /// How often what is done that the core does not decide, and how long it may take.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +40,28 @@ pub(crate) struct Intervals {
     pub(crate) heartbeat: Duration,
     pub(crate) cleanup: Duration,
     pub(crate) retention: Duration,
+    /// How much longer the journal keeps what a consumer has still to read.
+    pub(crate) grace: Duration,
     pub(crate) request_timeout: Duration,
     /// Whether an audit repairs what it finds.
     pub(crate) repair: bool,
+}
+
+impl Intervals {
+    /// How often the consumers are looked at.
+    fn look(self) -> Duration {
+        self.heartbeat.min(self.retention / LOOKS).max(MIN_LOOK)
+    }
+
+    /// The age of what a consumer has to read next from which it is slow.
+    pub(crate) fn danger(self) -> Duration {
+        self.retention / 2
+    }
+
+    /// The age at which the journal no longer holds what a consumer has still to read.
+    pub(crate) fn end(self) -> Duration {
+        self.retention.saturating_add(self.grace)
+    }
 }
 
 pub(super) struct Errands {
@@ -45,16 +69,22 @@ pub(super) struct Errands {
     store: Arc<dyn Store>,
     intervals: Intervals,
     running: JoinSet<()>,
-    /// What this instance's role may not do: said once, since a role that only reads is denied at every turn.
+    /// What this instance's role may not do, or the schema not yet: said once, since it is denied at every turn.
     denied: Arc<Mutex<HashSet<&'static str>>>,
     /// When the journal is to be trimmed next.
     pub(super) cleanup_at: tokio::time::Instant,
+    /// When the consumers are to be looked at next.
+    pub(super) look_at: tokio::time::Instant,
+    looking: Arc<AtomicBool>,
 }
 
 impl Errands {
     pub(super) fn new(engine: Arc<Engine>, store: Arc<dyn Store>, intervals: Intervals) -> Self {
         let first = intervals.cleanup.min(FIRST_CLEANUP);
         let cleanup_at = engine.clock.at(engine.clock.now() + first);
+        let look_at = engine
+            .clock
+            .at(engine.clock.now() + first.min(intervals.look()));
         Self {
             engine,
             store,
@@ -62,6 +92,8 @@ impl Errands {
             running: JoinSet::new(),
             denied: Arc::default(),
             cleanup_at,
+            look_at,
+            looking: Arc::default(),
         }
     }
 
@@ -162,33 +194,40 @@ impl Errands {
 
     /// Trims the journal, a bounded batch at a time, if it is this instance's turn.
     pub(super) fn cleanup(&mut self) {
-        let Intervals {
-            cleanup,
-            retention,
-            request_timeout: timeout,
-            ..
-        } = self.intervals;
+        let intervals = self.intervals;
+        let (cleanup, timeout) = (intervals.cleanup, intervals.request_timeout);
         let now = self.engine.clock.now();
         self.cleanup_at = self.engine.clock.at(now + cleanup);
-        self.run("trimming the journal", move |store, _| async move {
-            let turn = store.claim(Task::Cleanup, cleanup.mul_f64(0.8));
-            if !within("trimming the journal", timeout, turn).await? {
-                return Ok(());
+        let what = "trimming the journal";
+        self.run(what, move |store, engine| async move {
+            // A turn lasts a little less than the interval, and no longer than it is this instance's.
+            let every = cleanup.mul_f64(0.8);
+            if within(what, timeout, store.claim(Task::Cleanup, every)).await? {
+                trim(&*store, engine.clock, intervals, every).await?;
             }
-            let mut trimmed = 0;
-            loop {
-                let batch = store.trim(retention, TRIM_BATCH);
-                let batch = within("trimming the journal", timeout, batch).await?;
-                trimmed += batch;
-                if batch == 0 {
-                    break;
-                }
-                // Lets writers in between two batches.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            if trimmed > 0 {
-                tracing::info!(revisions = trimmed, "the journal was trimmed");
-            }
+            Ok(())
+        });
+    }
+
+    /// Looks which consumers of the journal are slow, unless a look is still under way.
+    pub(super) fn look(&mut self) {
+        let intervals = self.intervals;
+        let timeout = intervals.request_timeout;
+        self.look_at = self
+            .engine
+            .clock
+            .at(self.engine.clock.now() + intervals.look());
+        if self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (what, looking) = ("looking at the consumers", self.looking.clone());
+        self.run(what, move |store, engine| async move {
+            let slow = store.consumers().slow(intervals.danger(), intervals.end());
+            let slow = within(what, timeout, slow).await;
+            looking.store(false, Ordering::Release);
+            let slow = slow?;
+            tracing::debug!(slow = slow.len(), "the consumers were looked at");
+            engine.book.note_slow(slow);
             Ok(())
         });
     }
@@ -202,7 +241,8 @@ impl Errands {
         let denied = self.denied.clone();
         self.running.spawn(async move {
             let Err(error) = work.await else { return };
-            let said_before = error.is_denied() && !lock(&denied).insert(what);
+            let lasting = error.is_denied() || error.is_older_schema();
+            let said_before = lasting && !lock(&denied).insert(what);
             if said_before {
                 tracing::debug!(%error, "{what} failed");
             } else {

@@ -11,7 +11,9 @@ mod driver;
 mod engine;
 mod errands;
 mod followers;
+mod news;
 mod subscriptions;
+mod trim;
 mod writer;
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::delivery::{Delivery, Job};
 use crate::core::{ChangeSet, Snapshot};
+use crate::status::{MAX_NAMED, SlowSubscriber};
 use crate::subscription::{Callback, Event, Filter, SubscriptionId};
 
 /// Revisions waiting for one subscriber: two seconds at 500 revisions a second.
@@ -19,6 +21,9 @@ const QUEUE: usize = 1_024;
 
 /// Bytes of changes waiting for one subscriber. A single revision may be larger.
 const QUEUE_BYTES: usize = 32 << 20;
+
+/// How long a subscriber that lagged is named: the default heartbeat, so that who looks that often sees it.
+const LATELY: Duration = Duration::from_secs(300);
 
 /// Gives the state at the newest revision while holding back newer ones.
 pub(crate) type StateSource = Arc<dyn Fn(&mut dyn FnMut(Arc<Snapshot>)) + Send + Sync>;
@@ -57,6 +62,8 @@ struct Queue {
     bytes: usize,
     /// Revisions dropped since the last event was taken.
     missed: u64,
+    /// When it was last told of such.
+    lagged_at: Option<SystemTime>,
     /// A thread is calling back or about to.
     busy: bool,
     call: Call,
@@ -148,6 +155,17 @@ impl Subscriptions {
 
     pub(crate) fn len(&self) -> usize {
         lock(&self.all).len()
+    }
+
+    /// Those that are slow, the fullest first.
+    pub(crate) fn slow(&self, now: SystemTime) -> Vec<SlowSubscriber> {
+        let all = lock(&self.all);
+        let slow = all.iter().filter_map(|(id, one)| one.slow(*id, now));
+        let mut slow: Vec<SlowSubscriber> = slow.collect();
+        drop(all);
+        slow.sort_by_key(|slow| std::cmp::Reverse((slow.missed, slow.queued)));
+        slow.truncate(MAX_NAMED);
+        slow
     }
 
     /// Tells everyone concerned. Called in revision order, under the engine's lock.
@@ -253,6 +271,7 @@ impl Subscription {
                 return;
             }
             queue.call = Call::Running;
+            queue.lagged_at = Some(super::clock::wall());
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
             queue.bytes = 0;
             event = Some(Event::Lagged {
@@ -264,6 +283,23 @@ impl Subscription {
             self.tally.lagged.fetch_add(1, Ordering::Relaxed);
         }
         event
+    }
+
+    /// How it is slow, if it is.
+    fn slow(&self, id: SubscriptionId, now: SystemTime) -> Option<SlowSubscriber> {
+        let (behind, filling_behind) = self.filter.behind();
+        let queue = lock(&self.queue);
+        let filling =
+            queue.events.len() > QUEUE / 2 || queue.bytes > QUEUE_BYTES / 2 || filling_behind;
+        let lagged_at = queue.lagged_at.filter(|at| *at + LATELY > now);
+        let slow = filling || queue.missed > 0 || lagged_at.is_some();
+        slow.then(|| SlowSubscriber {
+            id,
+            name: self.filter.name.clone(),
+            queued: (queue.events.len() + behind) as u64,
+            missed: queue.missed,
+            lagged_at,
+        })
     }
 
     fn close(&self) {

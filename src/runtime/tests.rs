@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::status::Mode;
 use crate::store::memory::{MemoryDatabase, Sources};
 use crate::store::{
-    GroupAnswer, Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest,
+    Consumers, GroupAnswer, Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest,
 };
 
 /// A store whose first head check panics, as a defect would.
@@ -70,11 +70,14 @@ impl Store for Defective {
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
         self.inner.rotate_epoch(expected).await
     }
-    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
-        self.inner.trim(keep, batch).await
+    async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {
+        self.inner.trim(keep, grace, batch).await
     }
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         self.inner.history(after, limit).await
+    }
+    fn consumers(&self) -> &dyn Consumers {
+        self.inner.consumers()
     }
     async fn close(&self) {
         self.inner.close().await;
@@ -134,6 +137,7 @@ async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
         heartbeat: millis(60_000),
         cleanup: millis(60_000),
         retention: millis(60_000),
+        grace: Duration::ZERO,
         request_timeout: millis(5_000),
         repair: true,
     };

@@ -29,7 +29,7 @@ use crate::core::{ChangeSet, Cursor, Snapshot};
 use crate::error::{Error, Kind};
 use crate::service::ConfigService;
 use crate::store::Recorded;
-use crate::subscription::{Event, Filter, SubscriptionId};
+use crate::subscription::{Behind, Event, Filter, SubscriptionId};
 use crate::sync_config::{SyncConfig, SyncConfigExt};
 use crate::wire::{ChangeView, EntryView, json};
 
@@ -148,7 +148,7 @@ struct Relay {
 
 impl Relay {
     async fn run(mut self, mut resume: Option<Cursor>) {
-        while let Some((mut live, state)) = Live::join(&self.app.service).await {
+        while let Some((mut live, state)) = Live::join(&self.app.service, &self.prefix).await {
             if self.begin(&state, resume).await.is_err() {
                 return;
             }
@@ -335,6 +335,8 @@ struct Live {
     events: mpsc::Receiver<Event>,
     /// Bytes of values that wait in `events`.
     waiting: Arc<AtomicUsize>,
+    /// How many wait there.
+    queued: Arc<AtomicUsize>,
     _subscription: Subscription,
 }
 
@@ -352,31 +354,42 @@ impl Drop for Subscription {
 
 impl Live {
     /// Subscribes. Answers with the state after which the events go on; `None` when the service is shut down.
-    async fn join(service: &Arc<ConfigService>) -> Option<(Self, Arc<Snapshot>)> {
+    async fn join(service: &Arc<ConfigService>, prefix: &str) -> Option<(Self, Arc<Snapshot>)> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         let mut sender = Some(sender);
         let waiting = Arc::new(AtomicUsize::new(0));
         let account = waiting.clone();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let count = queued.clone();
         let forward = move |event: &Event| {
             let Some(open) = &sender else {
                 return;
             };
+            count.fetch_add(1, Ordering::Relaxed);
             let before = account.fetch_add(bytes(event), Ordering::Relaxed);
             // The callback never blocks. A queue that is full ends here, and the relay goes on by the journal.
             if before > QUEUE_BYTES || open.try_send(event.clone()).is_err() {
                 sender = None;
             }
         };
+        let behind = Behind {
+            queued: queued.clone(),
+            bytes: waiting.clone(),
+            most: (QUEUE, QUEUE_BYTES),
+        };
+        let filter = Filter::all().with_state().before(behind);
         let id = service
-            .on_change(Filter::all().with_state(), forward)
+            .on_change(filter.named(format!("watch {prefix}")), forward)
             .ok()?;
         let service = service.clone();
         let subscription = Subscription { service, id };
         match events.recv().await? {
             Event::State(state) | Event::Lagged { state, .. } => {
+                queued.fetch_sub(1, Ordering::Relaxed);
                 let live = Self {
                     events,
                     waiting,
+                    queued,
                     _subscription: subscription,
                 };
                 Some((live, state))
@@ -388,6 +401,7 @@ impl Live {
     async fn next(&mut self) -> Option<Event> {
         let event = self.events.recv().await?;
         self.waiting.fetch_sub(bytes(&event), Ordering::Relaxed);
+        self.queued.fetch_sub(1, Ordering::Relaxed);
         Some(event)
     }
 }

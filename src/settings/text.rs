@@ -23,6 +23,7 @@ impl Settings {
             "poll_jitter" => duration(self.poll_jitter),
             "event_retention" => duration(self.event_retention),
             "cleanup_interval" => duration(self.cleanup_interval),
+            "consumer_grace" => duration(self.consumer_grace),
             "request_timeout" => duration(self.request_timeout),
             "sync_on_mismatch" => Some(self.sync_on_mismatch.to_string()),
             "enable_notification" => Some(self.enable_notification.to_string()),
@@ -76,7 +77,7 @@ pub(super) fn switch(name: &str, text: &str) -> Result<bool> {
 }
 
 /// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
-pub(super) fn check_name(name: &str, value: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
     let shown: String = value
         .chars()
         .take(64)

@@ -4,6 +4,7 @@
 //! commit order; a listener hears of every commit that follows its LISTEN, or the session is reported as lost; pages hold
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
+pub(crate) mod consumers;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
@@ -19,7 +20,14 @@ use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
 
+pub(crate) use consumers::Consumers;
 pub(crate) use mailbox::{Heard, Mailbox};
+
+/// Bounds of one answer of [`Store::history`], which ends with the whole revision that reaches one of them: a consumer that
+/// is a day behind must not bring the day into memory at once. The database's statement holds the same numbers.
+pub(crate) const HISTORY_REVISIONS: usize = 1_024;
+pub(crate) const HISTORY_CHANGES: usize = 20_000;
+pub(crate) const HISTORY_BYTES: usize = 8 * 1_048_576;
 
 /// A database that keeps entries with their history.
 #[async_trait]
@@ -66,12 +74,16 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Begins a new epoch if the present one is `expected`.
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()>;
 
-    /// Deletes at most `batch` revisions older than `keep`, oldest first, never the newest. Answers how many.
-    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64>;
+    /// Deletes at most `batch` revisions older than `keep`, oldest first, never the newest; those that a consumer has still
+    /// to read when they are older by `grace`. Answers 0 when there is nothing to do: how many, or 1 for a part of one.
+    async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64>;
 
-    /// Reads whole revisions after `after` with old and new texts; `None` when the journal does not reach back to it, or
-    /// has another past.
+    /// Reads whole revisions after `after` with old and new texts, at most `limit` and within the bounds above; `None` when
+    /// the journal does not reach back to it, or has another past.
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>>;
+
+    /// The named consumers of the journal.
+    fn consumers(&self) -> &dyn Consumers;
 
     /// Closes every connection that is the store's own.
     async fn close(&self);

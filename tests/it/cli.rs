@@ -373,6 +373,48 @@ async fn a_new_epoch_keeps_entries_and_revisions() {
 }
 
 #[tokio::test]
+async fn consumers_are_listed_named_when_they_are_slow_and_removed() {
+    let db = TestDb::new().await;
+    ends(&db, 0, &["set", "k", "1"]).await;
+    let empty = ends(&db, 0, &["consumers", "list", "--json"]).await;
+    assert_eq!(parsed(&empty), json!([]));
+    let client = db.client().await;
+    let sql =
+        "SELECT sync_config_consume('billing', true), sync_config_consume('audit log', false);
+        UPDATE sync_config_revision SET sealed_at = sealed_at - interval '20h'";
+    client.batch_execute(sql).await.unwrap();
+    let listed = parsed(&ends(&db, 0, &["consumers", "list", "--json"]).await);
+    let states = |at: usize| {
+        (
+            &listed[at]["name"],
+            &listed[at]["behind"],
+            &listed[at]["follows"],
+        )
+    };
+    assert_eq!(states(0), (&json!("audit log"), &json!(0), &json!(true)));
+    assert_eq!(states(1), (&json!("billing"), &json!(1), &json!(true)));
+    let table = ends(&db, 0, &["consumers"]).await;
+    assert_eq!(table.lines().count(), 3);
+    assert!(table.contains("billing") && table.contains("follows"));
+    let status = parsed(&ends(&db, 0, &["status"]).await);
+    let [slow] = status["slowConsumers"].as_array().unwrap().as_slice() else {
+        panic!("{status}");
+    };
+    assert_eq!(
+        (&slow["name"], &slow["behind"]),
+        (&json!("billing"), &json!(1))
+    );
+    let left = slow["trimmedInSeconds"].as_u64().unwrap();
+    assert!((3 * 3_600..=4 * 3_600).contains(&left), "{left}");
+    let gone = ends(&db, 0, &["consumers", "remove", "billing"]).await;
+    assert_eq!(parsed(&gone), json!({ "removed": "billing" }));
+    ends(&db, 3, &["consumers", "remove", "billing"]).await;
+    ends(&db, 2, &["consumers", "remove", ""]).await;
+    let status = parsed(&ends(&db, 0, &["status"]).await);
+    assert_eq!(status["slowConsumers"], json!([]));
+}
+
+#[tokio::test]
 async fn the_help_documents_the_exit_codes_and_hides_the_password() {
     let url = "postgres://u:hunter2@h/d";
     let output = run(&mut program(Some(url), &["--help"])).await;

@@ -40,12 +40,6 @@ pub(crate) async fn until_push(service: &Arc<ConfigService>) -> Status {
     until_status(service, "push", |status| status.mode == Mode::Push).await
 }
 
-/// How many migrations there are.
-pub(crate) fn migrations() -> usize {
-    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/postgres/migrations");
-    std::fs::read_dir(files).unwrap().count()
-}
-
 /// Runs statements.
 pub(crate) async fn run(client: &Client, sql: &str) {
     client

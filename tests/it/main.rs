@@ -9,6 +9,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod consumers;
 #[macro_use]
 mod contract;
 mod convergence;
@@ -21,6 +22,7 @@ mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
+mod retention;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

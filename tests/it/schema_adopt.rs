@@ -10,8 +10,7 @@ use sync_config::schema::{
 use sync_config::schema::{Names, QualifiedName};
 use tokio::io::AsyncWriteExt;
 
-use crate::ground::migrations;
-use crate::schema_store::{TestStore, names};
+use crate::schema_store::{TestStore, migrations, names};
 
 const SEED: &str = "CREATE TABLE cfg (key VARCHAR(255) PRIMARY KEY, value JSONB NOT NULL,
         updated_at TIMESTAMP NOT NULL DEFAULT NOW());

@@ -176,10 +176,12 @@ async fn trimming_keeps_the_newest_and_raises_the_floor() {
     store.check().await;
     assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 100)").await, 4);
     assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 100)").await, 0);
+    let left: String = store
+        .one("SELECT string_agg(revision || ':' || (SELECT count(*) FROM {journal} j WHERE j.change = r.change), ' ' ORDER BY revision) FROM {revision} r")
+        .await;
     assert_eq!(
-        store.one::<i64>("SELECT revision FROM {revision}").await,
-        10,
-        "the newest stays"
+        left, "9:0 10:1",
+        "the newest stays, and the one before it without its journal: it proves the past of who has come that far"
     );
     assert_eq!(store.one::<i64>("SELECT floor FROM {meta}").await, 10);
     assert_eq!(
@@ -192,12 +194,12 @@ async fn trimming_keeps_the_newest_and_raises_the_floor() {
 }
 
 #[tokio::test]
-async fn trimming_stops_after_many_rows() {
+async fn a_large_revision_goes_in_parts_and_nobody_is_given_half_of_it() {
     let store = TestStore::new().await;
-    for value in 1..=3 {
+    for value in 1..=2 {
         store
             .run(&format!(
-                "INSERT INTO {{table}} (key, value) SELECT n, '{value}' FROM generate_series(1, 30000) n
+                "INSERT INTO {{table}} (key, value) SELECT n, '{value}' FROM generate_series(1, 25000) n
                  ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
             ))
             .await;
@@ -205,9 +207,98 @@ async fn trimming_stops_after_many_rows() {
     store
         .run("INSERT INTO {table} (key, value) VALUES ('x', '1')")
         .await;
-    assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 100)").await, 2);
-    assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 100)").await, 1);
-    assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 100)").await, 0);
+    let rows = "SELECT count(*) FROM {journal}";
+    let mut left = store.one::<i64>(rows).await;
+    let (mut floors, mut deleted) = (Vec::new(), Vec::new());
+    while store.one::<i32>("SELECT {fn_trim}('0s', 100)").await > 0 {
+        let now = store.one::<i64>(rows).await;
+        deleted.push(left - now);
+        left = now;
+        floors.push(store.one::<i64>("SELECT floor FROM {meta}").await);
+        store.check().await;
+        let whole: bool = store
+            .one("SELECT bool_and(r.changes = (SELECT count(*) FROM {journal} j WHERE j.change = r.change))
+                  FROM {revision} r, {meta} m WHERE r.revision >= m.floor")
+            .await;
+        assert!(whole, "from the floor on each revision is whole");
+    }
+    assert_eq!(deleted, [10_000, 10_000, 5_000, 10_000, 10_000, 5_000]);
+    assert_eq!(floors, [2, 2, 2, 3, 3, 3]);
+    assert_eq!(store.one::<i64>("SELECT count(*) FROM {trimmed}").await, 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_bounded_by_the_bytes_it_deletes() {
+    let store = TestStore::new().await;
+    // Random text, which is not stored smaller than it is.
+    store
+        .run("INSERT INTO {table} (key, value)
+              SELECT m, to_jsonb((SELECT string_agg(md5(m || ' ' || n), '') FROM generate_series(1, 30000) n))
+              FROM generate_series(1, 40) m")
+        .await;
+    store
+        .run("INSERT INTO {table} (key, value) VALUES ('x', '1')")
+        .await;
+    let mut left = vec![41];
+    while store.one::<i32>("SELECT {fn_trim}('0s', 100)").await > 0 {
+        left.push(store.one::<i64>("SELECT count(*) FROM {journal}").await);
+    }
+    assert_eq!(left, [41, 23, 5, 1], "18 of 960 kB reach 16 MiB");
+    store.check().await;
+}
+
+#[tokio::test]
+async fn a_store_trimmed_by_an_older_version_or_restored_in_part_is_trimmed_on() {
+    let store = TestStore::new().await;
+    for n in 1..=9 {
+        store
+            .run(&format!(
+                "INSERT INTO {{table}} (key, value) VALUES ('k', '{n}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+            ))
+            .await;
+    }
+    // As the older version leaves it: nothing below the floor.
+    store
+        .run("DELETE FROM {journal} WHERE change IN (SELECT change FROM {revision} WHERE revision < 4);
+              DELETE FROM {revision} WHERE revision < 4; UPDATE {meta} SET floor = 4")
+        .await;
+    assert_eq!(store.one::<i32>("SELECT {fn_trim}('0s', 2)").await, 2);
+    assert_eq!(store.one::<i64>("SELECT floor FROM {meta}").await, 6);
+    // As a restore without the meta table leaves it: revisions far below the floor.
+    store.run("UPDATE {meta} SET floor = 9").await;
+    while store.one::<i32>("SELECT {fn_trim}('0s', 2)").await > 0 {}
+    let left: String = store
+        .one("SELECT string_agg(revision::text, ' ' ORDER BY revision) FROM {revision}")
+        .await;
+    assert_eq!(left, "8 9");
+    store.check().await;
+}
+
+#[tokio::test]
+async fn a_consumer_is_waited_for_by_its_grace_and_no_longer() {
+    let store = TestStore::new().await;
+    for n in 1..=6 {
+        store
+            .run(&format!(
+                "INSERT INTO {{table}} (key, value) VALUES ('{n}', '1')"
+            ))
+            .await;
+    }
+    store
+        .run("UPDATE {revision} SET sealed_at = sealed_at - interval '2h';
+              SELECT {fn_consume}('slow', true), {fn_consume}('gone', true);
+              SELECT {fn_advance}('slow', h.epoch, 3, r.id, false) FROM {head} h, {revision} r WHERE r.revision = 3;
+              UPDATE {consumer} SET epoch = gen_random_uuid() WHERE name = 'gone'")
+        .await;
+    let floor = "SELECT floor FROM {meta}";
+    store.run("SELECT {fn_trim}('1h', 100, '2h')").await;
+    assert_eq!(
+        store.one::<i64>(floor).await,
+        4,
+        "what it has read goes, what it has still to read stays"
+    );
+    store.run("SELECT {fn_trim}('1h', 100, '30m')").await;
+    assert_eq!(store.one::<i64>(floor).await, 6, "its grace is over");
     store.check().await;
 }
 

@@ -139,7 +139,19 @@ async fn a_page_and_a_trim_read_the_journal_by_its_index_whatever_the_statistics
     store
         .run("UPDATE {revision} SET sealed_at = sealed_at - interval '2h' WHERE revision <= 1")
         .await;
+    // The large revision in parts: each call reads no more than it deletes, not even what was deleted before.
+    while store.one::<i64>("SELECT count(*) FROM {journal}").await > 10_020 {
+        store.run("SELECT {fn_trim}('1h', 10)").await;
+    }
+    store.run("BEGIN").await;
+    let fetched =
+        "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'cfg_journal'";
+    let before: i64 = store.one(fetched).await;
     store.run("SELECT {fn_trim}('1h', 10)").await;
+    let read = store.one::<i64>(fetched).await - before;
+    assert!(read <= 10_001, "{read} rows were read to delete 10,000");
+    store.run("COMMIT").await;
+    while store.one::<i32>("SELECT {fn_trim}('1h', 10)").await > 0 {}
     store.fill(0).await;
     store
         .run("UPDATE {revision} SET sealed_at = sealed_at - interval '2h' WHERE revision <= 3")

@@ -3,8 +3,7 @@
 use sync_config::schema::{MigrateError, migrate};
 use tokio_postgres::Client;
 
-use crate::ground::migrations;
-use crate::schema_store::{TestStore, fails, one, run};
+use crate::schema_store::{TestStore, fails, migrations, one, run};
 
 /// A store in a schema of an owner who is no superuser, and a client for a role with the given rights on its table.
 struct Roles {
@@ -105,6 +104,12 @@ async fn a_writer_writes_and_cannot_forge() {
     )
     .await;
     run(&writer, "SELECT cfg_reconcile(ARRAY['a'], ARRAY['forged'], 'me'), cfg_new_epoch((SELECT epoch FROM cfg_head))").await;
+    run(
+        &writer,
+        "SELECT cfg_trim('1h', 10, '1h'); SELECT * FROM cfg_consume('me', true);
+         SELECT cfg_advance('me', h.epoch, h.revision, h.id, false) FROM cfg_head h; SELECT cfg_forget('me')",
+    )
+    .await;
     for forgery in [
         "INSERT INTO cfg_journal VALUES (1, 'x', NULL, '1')",
         "UPDATE cfg_journal SET new = 'x'",
@@ -114,6 +119,9 @@ async fn a_writer_writes_and_cannot_forge() {
         "INSERT INTO cfg_pending VALUES (pg_current_xact_id(), 1, false, 'audit')",
         "SELECT nextval('cfg_change')",
         "UPDATE cfg_meta SET floor = 9",
+        "UPDATE cfg_consumer SET revision = 9",
+        "INSERT INTO cfg_trimmed VALUES (true, 1, 'a')",
+        "SELECT cfg_sweep(9, 9, 9)",
         "SELECT FROM cfg_head FOR UPDATE",
         "BEGIN; LOCK TABLE cfg_head IN EXCLUSIVE MODE",
         "TRUNCATE cfg",
@@ -141,7 +149,9 @@ async fn a_reader_reads_and_cannot_write() {
         .await;
     let reader = roles.as_role(&roles.reader).await;
     let sql = "SELECT count(*) FROM cfg_head, cfg_meta, cfg_revision JOIN cfg_journal USING (change) JOIN cfg_key USING (key), cfg_migration";
-    assert_eq!(one::<i64>(&reader, sql).await, migrations() as i64);
+    let all = i64::try_from(migrations()).unwrap();
+    assert_eq!(one::<i64>(&reader, sql).await, all);
+    run(&reader, "SELECT FROM cfg_consumer").await;
     assert_eq!(one::<Option<i64>>(&reader, "SELECT cfg_seal()").await, None);
     for forbidden in [
         "INSERT INTO cfg (key, value) VALUES ('b', '1')",
@@ -151,6 +161,11 @@ async fn a_reader_reads_and_cannot_write() {
         "SELECT cfg_report_audit(1, 1, 'me')",
         "SELECT cfg_reconcile(ARRAY['a'], ARRAY['1'], 'me')",
         "SELECT cfg_trim('0s', 10)",
+        "SELECT cfg_trim('0s', 10, '0s')",
+        "SELECT * FROM cfg_consume('me', false)",
+        "SELECT cfg_advance('me', gen_random_uuid(), 1, gen_random_uuid(), true)",
+        "SELECT cfg_forget('me')",
+        "SELECT FROM cfg_trimmed",
         "SELECT cfg_new_epoch(gen_random_uuid())",
         "SELECT FROM cfg_head FOR UPDATE",
         "DELETE FROM cfg_journal",

@@ -27,6 +27,12 @@ pub(crate) struct TestStore {
     pub(crate) names: Names,
 }
 
+/// How many migrations there are.
+pub(crate) fn migrations() -> usize {
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/postgres/migrations");
+    std::fs::read_dir(files).unwrap().count()
+}
+
 /// The names of a table in the schema public.
 pub(crate) fn names(table: &str) -> Names {
     Names::new(QualifiedName::parse("public", table).unwrap())

@@ -368,6 +368,7 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
     let client = db.client().await;
     let mut copy = BTreeMap::new();
     apply(&mut copy, &reader.next().await.unwrap());
+    let mut named = false;
     // More revisions than the queue holds, and more bytes than sockets do.
     for round in 0..400 {
         let sql = format!(
@@ -379,7 +380,12 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
         let message = reader.news().await;
         assert_eq!(message.revision(), round + 1);
         apply(&mut copy, &message);
+        let status = get(at.address, "/v1/status").await.json();
+        let slow = status["slowSubscribers"].as_array().unwrap();
+        named |= slow.iter().any(|slow| slow["name"] == "watch ");
+        assert!(slow.len() <= 1, "the one that reads is not slow: {status}");
     }
+    assert!(named, "it was named before its queue was full");
     let status = get(at.address, "/v1/status").await.json();
     assert_eq!(
         status["counters"]["subscribersLagged"], 0,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
+use super::consumers::Stand;
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed};
 use crate::core::{
@@ -37,6 +38,7 @@ pub(super) struct Content {
     pub(super) audit: Option<AuditReport>,
     pub(super) claims: BTreeMap<&'static str, SystemTime>,
     pub(super) listeners: Vec<Weak<Mailbox>>,
+    pub(super) consumers: BTreeMap<String, Stand>,
 }
 
 #[derive(Clone)]
@@ -67,6 +69,7 @@ impl Default for Content {
             audit: None,
             claims: BTreeMap::new(),
             listeners: Vec::new(),
+            consumers: BTreeMap::new(),
         }
     }
 }

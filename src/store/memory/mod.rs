@@ -3,7 +3,9 @@
 //! Guarantees: the contract of every store, except that nothing survives the process. Values keep the text they were
 //! written with; PostgreSQL's canonical form differs from it in blanks and the order of an object's keys.
 
+mod consumers;
 mod content;
+mod journal;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,9 +13,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub(crate) use self::content::Sources;
-use self::content::{Content, Kept, journaled};
+use self::content::{Content, journaled};
 use super::{
-    GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, Store, Task, WriteAnswer, WriteRequest,
+    Consumers, GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, Store, Task, WriteAnswer,
+    WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};
@@ -236,45 +239,17 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
+    async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {
         let (now, mut content) = ((self.sources.wall)(), self.shared.content());
-        let newest = content.revision;
-        let old =
-            |(revision, kept): &(&Revision, &Kept)| **revision < newest && kept.at + keep < now;
-        let trimmed: Vec<Revision> = content
-            .journal
-            .iter()
-            .take_while(old)
-            .map(|(revision, _)| *revision)
-            .take(batch as usize)
-            .collect();
-        for revision in &trimmed {
-            content.journal.remove(revision);
-            content.floor = revision.next();
-        }
-        Ok(trimmed.len() as u64)
+        Ok(content.trim(now, keep, grace, batch as usize))
     }
 
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        let content = self.shared.content();
-        let known =
-            after.revision == Revision::ZERO || content.id_of(after.revision) == Some(after.id);
-        if after.epoch != content.epoch || !known || after.revision.next() < content.floor {
-            return Ok(None);
-        }
-        let later = content
-            .journal
-            .range(after.revision.next()..)
-            .take(limit as usize);
-        let recorded = |(revision, kept): (&Revision, &Kept)| Recorded {
-            cursor: Cursor {
-                epoch: content.epoch,
-                revision: *revision,
-                id: kept.id,
-            },
-            changes: kept.changes.clone(),
-        };
-        Ok(Some(later.map(recorded).collect()))
+        Ok(self.shared.content().history(after, limit as usize))
+    }
+
+    fn consumers(&self) -> &dyn Consumers {
+        self
     }
 
     async fn close(&self) {}

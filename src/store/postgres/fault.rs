@@ -137,11 +137,7 @@ fn refused(what: &str, db: &DbError) -> Error {
     match code.code() {
         _ if twin || again.contains(code) => Kind::Retryable { what, problem }.into(),
         "42501" | "28000" | "28P01" => Kind::Denied { what, problem }.into(),
-        "42P01" | "42883" | "3F000" => {
-            let problem =
-                format!("{problem}; the schema is missing or older: run `sync-config migrate`");
-            Kind::Refused { what, problem }.into()
-        }
+        "42P01" | "42883" | "3F000" => Kind::OlderSchema { what, problem }.into(),
         // Read-only, shutting down, starting up, out of connections or disk: it may get better.
         "25006" => Error::unavailable(what, format!("{problem}; the server takes no writes")),
         code if ["57", "53", "08"]

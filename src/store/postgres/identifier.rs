@@ -132,7 +132,7 @@ impl fmt::Display for QualifiedName {
 }
 
 /// The tables that stand beside a store's table, by the ending of their names.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 9] = [
     "head",
     "meta",
     "key",
@@ -140,13 +140,15 @@ const TABLES: [&str; 7] = [
     "journal",
     "pending",
     "migration",
+    "consumer",
+    "trimmed",
 ];
 
 /// A sequence and an index among the helpers, by the ending of their names.
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 17] = [
+const FUNCTIONS: [&str; 21] = [
     "touch",
     "on_insert",
     "on_update",
@@ -164,6 +166,10 @@ const FUNCTIONS: [&str; 17] = [
     "reconcile",
     "trim",
     "new_epoch",
+    "sweep",
+    "consume",
+    "advance",
+    "forget",
 ];
 
 /// Every name of one store, ready to be put into an SQL text.

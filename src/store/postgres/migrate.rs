@@ -21,7 +21,7 @@ pub const MAJOR: i32 = 1;
 const MIN_SERVER: i32 = 130_000;
 
 /// The migrations in their order. The text of one that was released never changes.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     (
         "0001_tables",
         include_str!("../../../sql/postgres/migrations/0001_tables.sql"),
@@ -41,6 +41,10 @@ const MIGRATIONS: [(&str, &str); 6] = [
     (
         "0005_maintenance",
         include_str!("../../../sql/postgres/migrations/0005_maintenance.sql"),
+    ),
+    (
+        "0006_retention",
+        include_str!("../../../sql/postgres/migrations/0006_retention.sql"),
     ),
     (
         "0007_groups",

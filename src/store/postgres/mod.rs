@@ -7,6 +7,7 @@
 mod address;
 #[cfg(feature = "cli")]
 pub(crate) mod admin;
+mod consumers;
 mod fault;
 mod fold;
 pub(crate) mod identifier;
@@ -34,7 +35,7 @@ use self::lent::Lent;
 use self::listener::PgListener;
 use self::migrate::Installed;
 use self::queries::Queries;
-use super::{GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
+use super::{Consumers, GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
 use crate::core::{Checksum, Cursor, Epoch, Key, Revision, Value};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -476,14 +477,22 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    async fn trim(&self, keep: Duration, batch: u32) -> Result<u64> {
-        let prepared = self.prepared().await?;
+    async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {
+        let queries = &self.prepared().await?.queries;
         let batch = i32::try_from(batch).unwrap_or(i32::MAX);
-        let params: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&keep.as_secs_f64(), Type::FLOAT8), (&batch, Type::INT4)];
-        let row = self
-            .call("trimming the journal", &prepared.queries.trim, &params)
-            .await?;
+        let (keep, spared) = (keep.as_secs_f64(), grace.as_secs_f64());
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&keep, Type::FLOAT8),
+            (&batch, Type::INT4),
+            (&spared, Type::FLOAT8),
+        ];
+        // A schema that the owner has not upgraded yet has the function without grace.
+        let (sql, params) = if grace.is_zero() {
+            (&queries.trim, params.get(..2).unwrap_or_default())
+        } else {
+            (&queries.trim_sparing, &params[..])
+        };
+        let row = self.call("trimming the journal", sql, params).await?;
         Ok(row.map_or(0, |row| {
             u64::try_from(row.try_get::<_, i32>(0).unwrap_or(0)).unwrap_or(0)
         }))
@@ -503,6 +512,10 @@ impl Store for PostgresStore {
             after,
             &found.map_err(|error| fault::read(what, &error))?,
         ))
+    }
+
+    fn consumers(&self) -> &dyn Consumers {
+        self
     }
 
     async fn close(&self) {
