@@ -63,6 +63,8 @@ struct State {
     table: Table,
     history: History,
     checksum: Option<Checksum>,
+    /// It was kept outside the database, which has not been asked since.
+    restored: bool,
 }
 
 impl Replica {
@@ -97,6 +99,7 @@ impl Replica {
             Input::Head { session, head } => self.head(now, session, &head),
             Input::Page { session, page } => self.page(now, session, page),
             Input::Snapshot { session, snapshot } => self.snapshot(now, session, snapshot),
+            Input::Restored(loaded) => self.restore(now, loaded),
             Input::Committed(committed) => self.committed(now, committed),
             Input::ResyncAsked { ticket } => {
                 let mut demand = Demand::new(ResyncCause::Asked, now);
@@ -166,6 +169,11 @@ impl Replica {
     /// The checksum of the revision shown, computed once for each.
     pub(crate) fn checksum(&mut self) -> Option<Checksum> {
         self.state.as_mut().map(State::checksum)
+    }
+
+    /// Whether what is shown was kept outside the database, which has not been asked since.
+    pub(crate) fn restored(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.restored)
     }
 
     pub(crate) fn proven_at(&self) -> Option<Duration> {

@@ -10,7 +10,7 @@ use super::{ClaimSource, Replica, State};
 use crate::core::history::History;
 use crate::core::notice::Notice;
 use crate::core::table::Table;
-use crate::core::{Cause, ChangeSet, Cursor, Journaled, Revision, Snapshot};
+use crate::core::{Cause, ChangeSet, Cursor, Entry, Journaled, Revision, Snapshot};
 
 impl Replica {
     /// A notice is a hint: it leads to a read or to nothing.
@@ -308,18 +308,30 @@ impl Replica {
     }
 
     fn load(&mut self, loaded: Loaded, sent: Duration) {
-        let cursor = loaded.cursor;
         self.repair.loaded(loaded.audit);
-        let table = Table::build(loaded.entries);
+        self.begin(loaded.cursor, loaded.entries, false);
+        self.proven_at = Some(sent);
+    }
+
+    /// Shows a state that was kept outside the database. It proves nothing, and the whole table is owed: only what the
+    /// database says of it decides whether it goes on or is of a history that was replaced.
+    pub(super) fn restore(&mut self, now: Duration, loaded: Loaded) {
+        if self.state.is_none() {
+            self.begin(loaded.cursor, loaded.entries, true);
+            self.repair.demand(Demand::new(ResyncCause::Restored, now));
+        }
+    }
+
+    fn begin(&mut self, cursor: Cursor, entries: Vec<Arc<Entry>>, restored: bool) {
+        let table = Table::build(entries);
         let snapshot = Arc::new(Snapshot::new(cursor, table.entries()));
-        let history = History::at(cursor.revision, cursor.id);
         self.state = Some(State {
             cursor,
             table,
-            history,
+            history: History::at(cursor.revision, cursor.id),
             checksum: None,
+            restored,
         });
-        self.proven_at = Some(sent);
         self.actions
             .push_back(Action::Publish(Publication::Loaded(snapshot)));
     }
@@ -359,6 +371,7 @@ impl Replica {
             table,
             history: History::at(cursor.revision, cursor.id),
             checksum: None,
+            restored: false,
         };
         let after = state.checksum();
         self.proven_at = Some(sent);
