@@ -61,7 +61,7 @@ pub use self::core::{
 pub use self::error::{Error, Result};
 pub use self::service::{Builder, ConfigService, connect};
 pub use self::settings::{SPECS, Settings, Spec};
-pub use self::status::{Counters, HeartbeatStatus, Mode, Status};
+pub use self::status::{Counters, HeartbeatStatus, Mode, Stale, StateFileStatus, Status};
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::{Recorded, RecordedChange};
 pub use self::subscription::{Callback, Event, Filter, SubscriptionId};

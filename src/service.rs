@@ -1,5 +1,7 @@
 //! The service that an application holds: builder, start, and the trait's implementation.
 
+mod standby;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +14,10 @@ use tokio::task::JoinHandle;
 use crate::core::replica::{Committed, Config};
 use crate::core::{Checksum, Cursor, Entry, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
-use crate::runtime::{Driver, Engine, Intervals, clock};
+use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::memory::{MemoryDatabase, Sources};
+use crate::store::memory::MemoryDatabase;
 use crate::store::postgres::PostgresStore;
 use crate::store::{Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, SubscriptionId};
@@ -37,13 +39,20 @@ pub struct Builder {
     settings: Settings,
     source: Source,
     wait: bool,
+    clock: Clock,
 }
 
 enum Source {
     Url,
     Pool(deadpool_postgres::Pool),
     Memory(MemoryDatabase),
+    #[cfg(feature = "testing")]
+    Given(Given),
 }
+
+/// Makes a store for an instance of this number.
+#[cfg(feature = "testing")]
+type Given = Box<dyn FnOnce(u64) -> Arc<dyn Store> + Send + Sync>;
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +60,8 @@ impl fmt::Debug for Source {
             Self::Url => "Url",
             Self::Pool(_) => "Pool",
             Self::Memory(_) => "Memory",
+            #[cfg(feature = "testing")]
+            Self::Given(_) => "Given",
         })
     }
 }
@@ -63,6 +74,7 @@ impl Builder {
             settings,
             source: Source::Url,
             wait: true,
+            clock: Clock::start(),
         }
     }
 
@@ -73,6 +85,18 @@ impl Builder {
             settings: Settings::default(),
             source: Source::Memory(database.clone()),
             wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service on a store and a clock of a test.
+    #[cfg(feature = "testing")]
+    pub(crate) fn given(settings: Settings, store: Given, clock: Clock) -> Self {
+        Self {
+            settings,
+            source: Source::Given(store),
+            wait: true,
+            clock,
         }
     }
 
@@ -102,33 +126,58 @@ impl Builder {
 
     /// Starts the service; returns loaded, and listening unless notifications are off or do not arrive.
     ///
+    /// With the setting `state_file`, a database that is away at the start is no error if the last good state can be
+    /// served: [`Status::stale`] says that it is, and how old. A database that answers, but refuses the role or the schema,
+    /// stays an error.
+    ///
     /// # Errors
     ///
     /// [`Error::is_invalid_input`] for settings out of bounds, [`Error::is_unavailable`] when the database cannot be
-    /// reached, and others when the schema cannot be created or is not this program's.
+    /// reached and no kept state can stand in (it says why), and others when the schema cannot be created or is not this
+    /// program's.
     pub async fn start(self) -> Result<Arc<ConfigService>> {
         self.settings.check()?;
-        let instance = clock::random();
+        let (settings, clock) = (self.settings, self.clock);
+        let instance = clock.random();
         let store: Arc<dyn Store> = match self.source {
-            Source::Memory(database) => {
-                let sources = Sources {
-                    wall: clock::wall,
-                    random: clock::random,
-                };
-                database.store(instance, sources)
-            }
-            Source::Url => Arc::new(PostgresStore::new(&self.settings, None, instance)?),
-            Source::Pool(pool) => {
-                Arc::new(PostgresStore::new(&self.settings, Some(pool), instance)?)
-            }
+            Source::Memory(database) => database.store(instance, clock.sources()),
+            Source::Url => Arc::new(PostgresStore::new(&settings, None, instance)?),
+            Source::Pool(pool) => Arc::new(PostgresStore::new(&settings, Some(pool), instance)?),
+            #[cfg(feature = "testing")]
+            Source::Given(make) => make(instance),
         };
-        if self.wait {
-            store.prepare().await?;
-        }
-        let service = ConfigService::start(&self.settings, store, instance);
-        if self.wait
-            && let Err(error) = service.first_load(self.settings.request_timeout).await
+        let file = standby::file(&settings, &*store)?;
+        let prepared = match &file {
+            Some(_) if self.wait => {
+                standby::prepare(&*store, &clock, settings.request_timeout).await
+            }
+            None if self.wait => store.prepare().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = prepared.as_ref()
+            && !(error.is_unavailable() && file.is_some())
         {
+            store.close().await;
+            return Err(prepared.err().unwrap_or_else(|| Kind::Closed.into()));
+        }
+        let service = ConfigService::start(&settings, store, instance, clock, file.clone());
+        let loaded = match prepared {
+            Ok(()) if self.wait => service.first_load(settings.request_timeout).await,
+            prepared => prepared,
+        };
+        let served = match (loaded, &file) {
+            (Ok(()), Some(file)) if !self.wait => {
+                // Nothing was asked of the database yet: its state comes when it comes.
+                standby::serve(&service.engine, file).await.ok();
+                Ok(())
+            }
+            (Err(error), Some(file)) if error.is_unavailable() => {
+                let served = standby::serve(&service.engine, file).await;
+                served.map_err(|refused| error.and(format!("setting state_file: {refused}")))
+            }
+            (loaded, _) => loaded,
+        };
+        if let Err(error) = served {
             service.shutdown().await?;
             return Err(error);
         }
@@ -147,7 +196,13 @@ pub struct ConfigService {
 }
 
 impl ConfigService {
-    fn start(settings: &Settings, store: Arc<dyn Store>, instance: u64) -> Arc<Self> {
+    fn start(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        instance: u64,
+        clock: Clock,
+        file: Option<StateFile>,
+    ) -> Arc<Self> {
         let config = Config {
             instance,
             check_interval: settings.check_interval,
@@ -165,10 +220,12 @@ impl ConfigService {
             request_timeout: settings.request_timeout,
             repair: settings.sync_on_mismatch,
         };
-        let (engine, actions) = Engine::new(config, clock::random(), store.describe());
+        let seed = clock.random();
+        let (engine, actions) = Engine::new(config, seed, store.describe(), clock.clone());
         let (stop, stopped) = watch::channel(false);
-        let driver = Driver::new(engine.clone(), store.clone(), actions, intervals);
-        let driver = Mutex::new(Some(tokio::spawn(driver.run(stopped))));
+        let keeper = file.map(|file| Keeper::new(engine.clone(), file));
+        let driver = Driver::new(engine.clone(), store.clone(), actions, intervals).keeping(keeper);
+        let driver = Mutex::new(Some(clock.spawn(driver.run(stopped))));
         let request_timeout = settings.request_timeout;
         Arc::new(Self {
             engine,
@@ -189,7 +246,7 @@ impl ConfigService {
         };
         tokio::select! {
             loaded = loaded => loaded,
-            () = tokio::time::sleep(timeout) => {
+            () = self.engine.clock.sleep(timeout) => {
                 let status = self.status();
                 let problem = status.reason.unwrap_or_else(|| "the first load is still under way".to_owned());
                 Err(Error::unavailable("the first load", problem))
@@ -212,6 +269,12 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.engine.cursor()
+    }
+
+    /// How old the state is that stands in for the database, if one does. Cheap too.
+    #[cfg(feature = "server")]
+    pub(crate) fn stale(&self) -> Option<crate::status::Stale> {
+        self.engine.stale_now()
     }
 
     /// Whether a revision put a key that was absent before; `None` when the revision is not among the recent ones.
@@ -253,10 +316,7 @@ impl SyncConfig for ConfigService {
 
     async fn write(&self, batch: Batch) -> Result<Written> {
         self.open()?;
-        let deadline = self
-            .engine
-            .clock
-            .at(self.engine.clock.now() + self.request_timeout);
+        let deadline = self.engine.clock.now() + self.request_timeout;
         let (actor, idempotency_key) = (batch.actor.clone(), batch.idempotency_key.clone());
         let request = WriteRequest {
             items: batch.into_items()?,
@@ -310,7 +370,12 @@ impl SyncConfig for ConfigService {
 
     async fn sync(&self) -> Result<usize> {
         self.open()?;
-        match tokio::time::timeout(self.request_timeout, self.engine.resync()).await {
+        match self
+            .engine
+            .clock
+            .timeout(self.request_timeout, self.engine.resync())
+            .await
+        {
             Ok(changed) => changed,
             Err(_) => Err(Kind::Timeout {
                 what: "the resync".to_owned(),
@@ -321,7 +386,12 @@ impl SyncConfig for ConfigService {
     }
 
     async fn wait_for(&self, target: Target, timeout: Duration) -> Result<Revision> {
-        match tokio::time::timeout(timeout, self.engine.sought(target)).await {
+        match self
+            .engine
+            .clock
+            .timeout(timeout, self.engine.sought(target))
+            .await
+        {
             Ok(reached) => reached,
             Err(_) => Err(Kind::Timeout {
                 what: format!("waiting for revision {}", target.revision),

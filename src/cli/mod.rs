@@ -18,6 +18,7 @@ use clap::Parser;
 
 use self::args::{Args, Command};
 use crate::error::Error;
+use crate::settings::Settings;
 
 /// Runs the program that the process's arguments ask for.
 #[must_use]
@@ -53,6 +54,11 @@ async fn run(args: Args) -> Result<(), Failure> {
         return serve::serve(settings, options).await;
     }
     log::quiet();
+    // The file is the service's: a command that ends at once neither keeps a state nor answers with an old one.
+    let settings = Settings {
+        state_file: None,
+        ..settings
+    };
     match command {
         Command::Get { key } => commands::get(settings, &key).await,
         Command::Set(set) => commands::set(settings, set).await,

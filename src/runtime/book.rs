@@ -4,7 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::core::replica::{ClaimSource, Reaction, Told};
-use crate::status::{Counters, HeartbeatStatus};
+use crate::runtime::saved::Refusal;
+use crate::status::{Counters, HeartbeatStatus, Stale, StateFileStatus};
 
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<Pages>);
@@ -13,6 +14,20 @@ pub(crate) struct Book(Mutex<Pages>);
 pub(crate) struct Pages {
     pub(crate) heartbeat: HeartbeatStatus,
     pub(crate) counters: Counters,
+    /// The state that stands in for the database, or did.
+    pub(crate) stale: Option<Stale>,
+    pub(crate) state_file: Option<StateFileStatus>,
+}
+
+impl Pages {
+    /// Says why the state that was kept is not served.
+    pub(crate) fn state_file_refused(&mut self, refusal: &Refusal) {
+        let status = self.state_file.get_or_insert_default();
+        status.problem = Some(refusal.to_string());
+        if !refusal.is_missing() {
+            self.counters.state_file_failures += 1;
+        }
+    }
 }
 
 impl Book {

@@ -5,16 +5,23 @@
 
 mod book;
 mod cache;
-pub(crate) mod clock;
+mod clock;
 mod delivery;
 mod driver;
 mod engine;
 mod errands;
+#[cfg(feature = "testing")]
+mod manual;
+mod saved;
 mod subscriptions;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use clock::Clock;
 pub(crate) use driver::Driver;
 pub(crate) use engine::Engine;
 pub(crate) use errands::Intervals;
+#[cfg(feature = "testing")]
+pub use manual::ManualClock;
+pub(crate) use saved::{Keeper, Refusal, StateFile};

@@ -171,11 +171,6 @@ impl Replica {
         self.state.as_mut().map(State::checksum)
     }
 
-    /// Whether what is shown was kept outside the database, which has not been asked since.
-    pub(crate) fn restored(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.restored)
-    }
-
     pub(crate) fn proven_at(&self) -> Option<Duration> {
         self.proven_at
     }

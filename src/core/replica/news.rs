@@ -13,6 +13,11 @@ use crate::core::table::Table;
 use crate::core::{Cause, ChangeSet, Cursor, Entry, Journaled, Revision, Snapshot};
 
 impl Replica {
+    /// Whether what is shown was kept outside the database, which has not been asked since.
+    pub(crate) fn restored(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.restored)
+    }
+
     /// A notice is a hint: it leads to a read or to nothing.
     pub(super) fn heard(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
         let cursor = self.cursor();

@@ -14,14 +14,14 @@ use crate::store::{Mailbox, RecordedChange};
 use crate::write::{Item, Precondition};
 
 /// Time and randomness, which come from outside.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Sources {
-    pub(crate) wall: fn() -> SystemTime,
-    pub(crate) random: fn() -> u64,
+    pub(crate) wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Sources {
-    pub(super) fn bits(self) -> u128 {
+    pub(super) fn bits(&self) -> u128 {
         (u128::from((self.random)()) << 64) | u128::from((self.random)())
     }
 }
@@ -73,7 +73,7 @@ impl Default for Content {
 
 impl Content {
     /// The first instance brings the randomness that names this history.
-    pub(super) fn begin(&mut self, sources: Sources) {
+    pub(super) fn begin(&mut self, sources: &Sources) {
         if self.epoch == Epoch::from_u128(0) {
             self.epoch = Epoch::from_u128(sources.bits());
             self.id = RevisionId::from_u128(sources.bits());
@@ -146,7 +146,7 @@ impl Content {
         changes: Vec<RecordedChange>,
         origin: u64,
         idempotency_key: Option<String>,
-        sources: Sources,
+        sources: &Sources,
     ) -> Journaled {
         let at = (sources.wall)();
         self.revision = self.revision.next();

@@ -58,7 +58,7 @@ impl MemoryDatabase {
     }
 
     pub(crate) fn store(&self, instance: u64, sources: Sources) -> Arc<dyn Store> {
-        self.shared.content().begin(sources);
+        self.shared.content().begin(&sources);
         Arc::new(MemoryStore {
             shared: self.shared.clone(),
             instance,
@@ -149,7 +149,7 @@ impl Store for MemoryStore {
                         changes,
                         self.instance,
                         request.idempotency_key.clone(),
-                        self.sources,
+                        &self.sources,
                     );
                     (sealed, true, false)
                 }
