@@ -279,12 +279,12 @@ fn a_process_may_die_at_any_moment_of_writing() {
     drop(writer);
     let half = &after.0[..after.0.len() / 2];
     // While the new state is written; before, and after it is renamed; while its mark is; and after all.
-    let moments: [(&[u8], &[u8], &[u8], u64); 5] = [
+    let moments = [
         (&before.0, &before.1, half, 3),
-        (&before.0, &before.1, &after.0, 3),
-        (&after.0, &before.1, b"", 4),
+        (&before.0, &before.1, &after.0[..], 3),
+        (&after.0, &before.1, &[][..], 4),
         (&after.0, &before.1, &after.1[..10], 4),
-        (&after.0, &after.1, b"", 4),
+        (&after.0, &after.1, &[][..], 4),
     ];
     for (there, marked, left, revision) in moments {
         fs::write(&state, there).unwrap();
