@@ -49,6 +49,9 @@ mod status;
 mod store;
 mod subscription;
 mod sync_config;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 #[cfg(feature = "cli")]
 mod wire;
 mod write;

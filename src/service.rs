@@ -283,6 +283,18 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// What is shown, and whether every callback of it has returned; `None` after the shutdown.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at_ease(&self) -> Option<(Option<Cursor>, bool)> {
+        self.open().ok().map(|()| self.engine.at_ease())
+    }
+
+    /// Breaks this instance's copy of a key.
+    #[cfg(feature = "testing")]
+    pub(crate) fn falsify(&self, entry: Arc<Entry>) -> Result<()> {
+        self.engine.falsify(entry)
+    }
+
     fn open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Kind::Closed.into())

@@ -4,6 +4,8 @@
 //! subscribers' queues before the next input is handled.
 
 mod kept;
+#[cfg(feature = "testing")]
+mod tested;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;

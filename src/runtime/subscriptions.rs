@@ -139,6 +139,13 @@ impl Subscriptions {
         lock(&self.all).len()
     }
 
+    /// Whether no event waits and every callback has returned.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at_ease(&self) -> bool {
+        let idle = |subscription: &Arc<Subscription>| !lock(&subscription.queue).busy;
+        lock(&self.all).values().all(idle)
+    }
+
     /// Tells everyone concerned. Called in revision order, under the engine's lock.
     pub(crate) fn publish(&self, event: &Event) {
         let subscriptions: Vec<_> = lock(&self.all).values().cloned().collect();

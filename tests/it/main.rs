@@ -36,8 +36,12 @@ mod server;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_watch;
+#[cfg(feature = "cli")]
+mod state_file;
 mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+#[cfg(all(feature = "testing", feature = "cli"))]
+mod testing_kit;
 mod write_outcomes;

@@ -17,6 +17,8 @@
 //! | a page | a notice, a head or a write of our own lies ahead |
 //! | the head | the check interval is over; before a page once it has been over for as long again |
 
+#[cfg(feature = "testing")]
+mod falsify;
 mod io;
 mod link;
 mod news;

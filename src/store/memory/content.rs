@@ -37,6 +37,10 @@ pub(super) struct Content {
     pub(super) audit: Option<AuditReport>,
     pub(super) claims: BTreeMap<&'static str, SystemTime>,
     pub(super) listeners: Vec<Weak<Mailbox>>,
+    /// The id of revision 0.
+    pub(super) first: RevisionId,
+    /// Rows that are not what the journal's last word says, with that last word.
+    pub(super) altered: BTreeMap<Key, Option<Arc<str>>>,
 }
 
 #[derive(Clone)]
@@ -52,6 +56,9 @@ pub(super) struct Kept {
     pub(super) origin: Option<u64>,
     idempotency_key: Option<String>,
     pub(super) changes: Vec<RecordedChange>,
+    /// The rows before each of them.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "a test rewinds"))]
+    pub(super) before: Vec<Option<Row>>,
 }
 
 impl Default for Content {
@@ -67,6 +74,8 @@ impl Default for Content {
             audit: None,
             claims: BTreeMap::new(),
             listeners: Vec::new(),
+            first: RevisionId::from_u128(0),
+            altered: BTreeMap::new(),
         }
     }
 }
@@ -77,6 +86,7 @@ impl Content {
         if self.epoch == Epoch::from_u128(0) {
             self.epoch = Epoch::from_u128(sources.bits());
             self.id = RevisionId::from_u128(sources.bits());
+            self.first = self.id;
         }
     }
 
@@ -151,18 +161,15 @@ impl Content {
         let at = (sources.wall)();
         self.revision = self.revision.next();
         self.id = RevisionId::from_u128(sources.bits());
+        let mut before = Vec::new();
         for change in &changes {
-            match &change.new {
-                Some(text) => {
-                    let row = Row {
-                        text: text.clone(),
-                        revision: self.revision,
-                        at_micros: micros(at),
-                    };
-                    drop(self.entries.insert(change.key.clone(), row));
-                }
-                None => drop(self.entries.remove(&change.key)),
-            }
+            let row = change.new.as_ref().map(|text| Row {
+                text: text.clone(),
+                revision: self.revision,
+                at_micros: micros(at),
+            });
+            before.push(self.put(&change.key, row));
+            self.altered.remove(&change.key);
         }
         let kept = Kept {
             id: self.id,
@@ -170,6 +177,7 @@ impl Content {
             origin: Some(origin),
             idempotency_key,
             changes,
+            before,
         };
         let journaled = journaled(self.revision, &kept);
         self.journal.insert(self.revision, kept);
@@ -181,6 +189,14 @@ impl Content {
             .encode(),
         );
         journaled
+    }
+
+    /// Sets or removes one row and returns the one before.
+    pub(super) fn put(&mut self, key: &Key, row: Option<Row>) -> Option<Row> {
+        match row {
+            Some(row) => self.entries.insert(key.clone(), row),
+            None => self.entries.remove(key),
+        }
     }
 
     pub(super) fn ring(&mut self, text: &str) {

@@ -4,6 +4,8 @@
 //! written with; PostgreSQL's canonical form differs from it in blanks and the order of an object's keys.
 
 mod content;
+#[cfg(feature = "testing")]
+mod tamper;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -211,12 +213,29 @@ impl Store for MemoryStore {
     }
 
     async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
-        Ok(Vec::new())
+        let content = self.shared.content();
+        let differs = |(key, tracked): &(&Key, &Option<Arc<str>>)| {
+            tracked.as_ref() != content.entries.get(*key).map(|row| &row.text)
+        };
+        let altered = content.altered.iter().filter(differs);
+        let altered = altered.map(|(key, tracked)| (key.clone(), tracked.clone()));
+        Ok(altered.collect())
     }
 
-    async fn reconcile(&self, _keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
-        // Nothing changes this database but its own writes.
-        Ok(None)
+    async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
+        let mut content = self.shared.content();
+        let changes = keys.iter().filter_map(|(key, _)| {
+            let old = content.altered.get(key)?.clone();
+            let new = content.entries.get(key).map(|row| row.text.clone());
+            let key = key.clone();
+            (old != new).then_some(RecordedChange { key, old, new })
+        });
+        let changes: Vec<RecordedChange> = changes.collect();
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let sealed = content.seal(changes, self.instance, None, &self.sources);
+        Ok(Some(sealed.revision))
     }
 
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
