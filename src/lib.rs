@@ -23,6 +23,7 @@
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
 //! - [`Filter`] and [`Event`] are what subscribers ask for and are told; [`Snapshot`] is every entry at one revision.
 //! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.
+//! - `testing`, with the feature of that name, plays the database in tests of programs that use this library.
 //! - [`schema`] is the table's schema, for programs that migrate by themselves.
 //!
 //! # The modules, from the bottom

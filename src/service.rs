@@ -148,32 +148,32 @@ impl Builder {
         };
         let file = standby::file(&settings, &*store)?;
         let prepared = match &file {
-            Some(_) if self.wait => {
-                standby::prepare(&*store, &clock, settings.request_timeout).await
-            }
-            None if self.wait => store.prepare().await,
-            _ => Ok(()),
+            _ if !self.wait => Ok(()),
+            Some(_) => standby::prepare(&*store, &clock, settings.request_timeout).await,
+            None => store.prepare().await,
         };
-        if let Err(error) = prepared.as_ref()
-            && !(error.is_unavailable() && file.is_some())
-        {
-            store.close().await;
-            return Err(prepared.err().unwrap_or_else(|| Kind::Closed.into()));
-        }
+        let away = match prepared {
+            Err(error) if error.is_unavailable() && file.is_some() => Some(error),
+            prepared => {
+                prepared?;
+                None
+            }
+        };
         let service = ConfigService::start(&settings, store, instance, clock, file.clone());
-        let loaded = match prepared {
-            Ok(()) if self.wait => service.first_load(settings.request_timeout).await,
-            prepared => prepared,
+        let loaded = match away {
+            Some(error) => Err(error),
+            None if self.wait => service.first_load(settings.request_timeout).await,
+            None => Ok(()),
         };
         let served = match (loaded, &file) {
-            (Ok(()), Some(file)) if !self.wait => {
-                // Nothing was asked of the database yet: its state comes when it comes.
-                standby::serve(&service.engine, file).await.ok();
-                Ok(())
-            }
             (Err(error), Some(file)) if error.is_unavailable() => {
                 let served = standby::serve(&service.engine, file).await;
-                served.map_err(|refused| error.and(format!("setting state_file: {refused}")))
+                served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
+            }
+            (Ok(()), Some(file)) if !self.wait => {
+                // A refusal is told by the status and the log; the database's own state comes when it comes.
+                standby::serve(&service.engine, file).await.ok();
+                Ok(())
             }
             (loaded, _) => loaded,
         };

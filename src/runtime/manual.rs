@@ -29,6 +29,8 @@ const LOOKS: u32 = 3;
 /// A clock that moves when a test says so: heartbeats, checks, retention and timeouts of every service on it happen then,
 /// in order, and no real time passes. Clones are the same clock.
 ///
+/// What the test's own tasks do while it moves it does not know: wait for them first, or they find that time has passed.
+///
 /// Hand it to [`TestStore::with_clock`](crate::testing::TestStore::with_clock). It does not need, and should not be
 /// mixed with, tokio's paused time.
 #[derive(Clone)]

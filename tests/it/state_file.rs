@@ -13,7 +13,7 @@ use crate::ground::{capture, quick, run, start};
 use crate::support::postgres::{OwnCluster, TestDb, cluster};
 use crate::support::program::Scratch;
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::wait::{PATIENCE, eventually};
+use crate::support::wait::PATIENCE;
 
 /// A database behind a proxy that can take it away, and a directory for the file.
 struct Place {
@@ -334,6 +334,7 @@ mod killed {
     use super::*;
     use crate::support::http;
     use crate::support::program::Server;
+    use crate::support::wait::eventually;
 
     const ROUNDS: u64 = 4;
 

@@ -173,10 +173,6 @@ impl Replica {
         self.state.as_mut().map(State::checksum)
     }
 
-    pub(crate) fn proven_at(&self) -> Option<Duration> {
-        self.proven_at
-    }
-
     pub(crate) fn mode(&self) -> Mode {
         match &self.link {
             Link::Waiting { why, .. } | Link::Connecting { why, .. } => {

@@ -18,6 +18,10 @@ impl Replica {
         self.state.as_ref().is_some_and(|state| state.restored)
     }
 
+    pub(crate) fn proven_at(&self) -> Option<Duration> {
+        self.proven_at
+    }
+
     /// A notice is a hint: it leads to a read or to nothing.
     pub(super) fn heard(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
         let cursor = self.cursor();

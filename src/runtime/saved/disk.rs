@@ -3,7 +3,10 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::thread;
 use std::time::SystemTime;
+
+use tokio::sync::oneshot;
 
 use super::format::{self, Mark, State};
 use super::{Fresh, StateFile, beside, shown};
@@ -13,6 +16,18 @@ const MAX_BYTES: u64 = 4 << 30;
 
 /// A header is a few hundred bytes and the store's name.
 const MAX_HEADER: u64 = 64 * 1_024;
+
+/// Does work that waits for a disk, on a thread of its own: a runtime's end waits for its blocking threads for ever, and a
+/// disk may never answer.
+pub(super) fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (done, wait) = oneshot::channel();
+    let run = move || drop(done.send(work()));
+    let thread = thread::Builder::new().name("sync-config-state".to_owned());
+    drop(thread.spawn(run)?);
+    Ok(wait)
+}
 
 /// Reads a file that is one.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {

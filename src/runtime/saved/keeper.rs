@@ -7,10 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
 
-use super::disk::Writer;
+use super::disk::{self, Writer};
 use super::{StateFile, shown};
 use crate::core::Cursor;
 use crate::runtime::engine::Engine;
@@ -31,10 +30,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the last one may hold up the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-type Writing = JoinHandle<(Writer, Result<(), String>)>;
+type Writing = oneshot::Receiver<(Writer, Result<(), String>)>;
 
 pub(crate) struct Keeper {
     engine: Arc<Engine>,
+    target: StateFile,
     writer: Option<Writer>,
     /// A write that has not come to its end in time.
     writing: Option<Writing>,
@@ -53,7 +53,8 @@ impl Keeper {
         Self {
             engine,
             file: shown(&file.path),
-            writer: Some(Writer::new(file)),
+            writer: Some(Writer::new(file.clone())),
+            target: file,
             writing: None,
             kept: None,
             proven: None,
@@ -149,16 +150,24 @@ impl Keeper {
         // A disk is no part of what a test's clock drives.
         let ended = tokio::time::timeout(limit, async {
             self.free().await;
-            let mut writer = self.writer.take()?;
-            self.writing = Some(tokio::task::spawn_blocking(move || {
+            let fresh = || Writer::new(self.target.clone());
+            let mut writer = self.writer.take().unwrap_or_else(fresh);
+            let started = disk::apart(move || {
                 let done = work(&mut writer);
                 (writer, done)
-            }));
-            self.free().await
+            });
+            match started {
+                Ok(writing) => self.writing = Some(writing),
+                // Without the thread the writer is gone, and its lock with it.
+                Err(error) => {
+                    self.writer = Some(Writer::new(self.target.clone()));
+                    return Err(format!("{}: no thread to write with: {error}", self.file));
+                }
+            }
+            self.free().await.unwrap_or(Ok(()))
         });
         match ended.await {
-            Ok(Some(done)) => done,
-            Ok(None) => Err(format!("{}: an earlier write panicked", self.file)),
+            Ok(done) => done,
             Err(_) => Err(format!("{}: no answer from the disk", self.file)),
         }
     }
@@ -167,12 +176,14 @@ impl Keeper {
     async fn free(&mut self) -> Option<Result<(), String>> {
         let ended = self.writing.as_mut()?.await;
         self.writing = None;
-        match ended {
-            Ok((writer, done)) => {
-                self.writer = Some(writer);
-                Some(done)
+        let (writer, done) = match ended {
+            Ok(ended) => ended,
+            Err(_) => {
+                let problem = format!("{}: writing panicked, a defect of this program", self.file);
+                (Writer::new(self.target.clone()), Err(problem))
             }
-            Err(error) => Some(Err(format!("{}: {error}", self.file))),
-        }
+        };
+        self.writer = Some(writer);
+        Some(done)
     }
 }

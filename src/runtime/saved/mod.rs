@@ -102,20 +102,16 @@ impl StateFile {
 
     /// Reads and checks, off the runtime's threads.
     pub(crate) async fn read(&self, now: SystemTime) -> Result<Kept, Refusal> {
-        let (file, this) = (shown(&self.path), self.clone());
-        let reading = tokio::task::spawn_blocking(move || this.load(now));
+        let this = self.clone();
+        let reading = disk::apart(move || this.load(now));
+        let reading = reading.map_err(|error| unreadable(&self.path, &error))?;
         // A disk is no part of what a test's clock drives.
-        match tokio::time::timeout(READ_TIMEOUT, reading).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => Err(Refusal::Unreadable {
-                file,
-                problem: error.to_string(),
-            }),
-            Err(_) => Err(Refusal::Unreadable {
-                file,
-                problem: "no answer from the disk within 30s".to_owned(),
-            }),
-        }
+        let problem = match tokio::time::timeout(READ_TIMEOUT, reading).await {
+            Ok(Ok(read)) => return read,
+            Ok(Err(_)) => "reading it panicked, which is a defect of this program",
+            Err(_) => "no answer from the disk within 30s",
+        };
+        Err(unreadable(&self.path, &io::Error::other(problem)))
     }
 
     fn load(&self, now: SystemTime) -> Result<Kept, Refusal> {
