@@ -162,7 +162,7 @@ impl ManualClock {
         }
     }
 
-    /// A number that looks random and is the same in every run.
+    /// A number that looks random: the nth is the same in every run.
     pub(super) fn random(&self) -> u64 {
         let mut state = self.shared.state();
         state.drawn = state.drawn.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -62,8 +62,9 @@ impl TestStore {
         }
     }
 
-    /// Makes an empty store on a clock that the test moves, with the intervals of [`Settings::default`]. What looks random
-    /// is the same in every run.
+    /// Makes an empty store on a clock that the test moves, with the intervals of [`Settings::default`]. Random numbers
+    /// (names of instances and epochs, jitter) are drawn from the same seed in every run; threads that race may draw them in
+    /// another order.
     #[must_use]
     pub fn with_clock(clock: &ManualClock) -> Self {
         Self {
