@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::core::replica::{ClaimSource, Reaction, Told};
+use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
 use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, Stale, StateFileStatus};
 
@@ -90,6 +90,11 @@ impl Book {
                 after,
                 changed,
             } => {
+                if *cause == ResyncCause::Restored {
+                    // A start like any other, only served meanwhile: nothing was wrong.
+                    tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
+                    return;
+                }
                 pages.heartbeat.resyncs += 1;
                 pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
                 let before = before.map_or_else(String::new, |before| before.to_string());

@@ -127,6 +127,7 @@ async fn a_start_without_a_server_serves_what_was_kept_and_then_follows() {
     })
     .await;
     assert!(status.proven_at.is_some() && status.counters.forks == 0);
+    assert_eq!(status.heartbeat.resyncs, 0, "nothing was repaired");
     assert_eq!(
         (service.get_i64("a", 0), service.get_string("b", "")),
         (7, "two".to_owned())
@@ -195,6 +196,28 @@ async fn a_database_that_answers_is_never_stood_in_for() {
     let error = error.unwrap_err();
     assert!(!error.is_unavailable(), "{error}");
     assert!(error.to_string().contains("sync-config migrate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_refused_is_not_served_what_it_once_read() {
+    let db = TestDb::new().await;
+    let (client, role) = (db.client().await, format!("{}_kept", db.name()));
+    run(
+        &client,
+        &format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'x'"),
+    )
+    .await;
+    let (_, server) = db.url().rsplit_once('@').unwrap();
+    let dir = Scratch::new("role");
+    let url = format!("postgres://{role}:x@{server}");
+    let settings = quick(Settings::new(url)).state_file(dir.path().join("state"));
+    let service = start(settings.clone()).await;
+    service.set("secret", 1).await.unwrap();
+    service.shutdown().await.unwrap();
+    run(&client, &format!("ALTER ROLE {role} NOLOGIN")).await;
+    let error = Builder::new(settings).start().await.unwrap_err();
+    assert!(error.is_denied(), "{error}");
+    run(&client, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

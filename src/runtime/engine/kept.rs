@@ -22,12 +22,9 @@ impl Engine {
             age: Duration::ZERO,
         });
         self.feed(Input::Restored(kept.loaded));
-        let stale = self.replica().restored();
-        if stale {
-            let age = self.clock.wall().duration_since(kept.proven_at);
-            let age =
-                humantime::format_duration(Duration::from_secs(age.unwrap_or_default().as_secs()));
-            tracing::warn!(revision = %cursor.revision, %age, "the database is away: the state that was kept is served, marked stale");
+        if let Some(Stale { revision, age, .. }) = self.stale(&self.replica()) {
+            let age_s = age.as_secs();
+            tracing::info!(%revision, age_s, "the state that was kept is served, marked stale, until the database has been asked");
         }
     }
 
