@@ -156,18 +156,24 @@ fn a_file_that_is_cut_short_or_goes_on_is_found() {
         fs::write(place.path(), [&whole, more.as_bytes()].concat()).unwrap();
         assert!(matches!(place.load(), Err(Refusal::Damaged { .. })));
     }
-    // A line taken out, and the seal made anew: the store's own checksum is left.
+    // A line taken out or a value altered, and the seal made anew: the store's own checksum is left.
     let text = String::from_utf8(whole).unwrap();
-    let mut lines: Vec<_> = text.lines().collect();
-    lines.remove(1);
-    lines.pop();
-    let body = lines.join("\n") + "\n";
-    let seal = format!(
-        "{{\"crc32\":\"{:08x}\"}}\n",
-        crc32fast::hash(body.as_bytes())
+    let lines: Vec<_> = text.lines().collect();
+    let (lines, without) = (
+        &lines[..lines.len() - 1],
+        [&lines[..1], &lines[2..]].concat(),
     );
-    fs::write(place.path(), body + &seal).unwrap();
-    assert!(place.refusal().contains("checksum"), "{}", place.refusal());
+    let altered = lines.join("\n").replacen("n\\\": 3", "n\\\": 4", 1);
+    assert_ne!(altered, lines.join("\n"));
+    for body in [without[..without.len() - 1].join("\n"), altered] {
+        let body = body + "\n";
+        let seal = format!(
+            "{{\"crc32\":\"{:08x}\"}}\n",
+            crc32fast::hash(body.as_bytes())
+        );
+        fs::write(place.path(), body + &seal).unwrap();
+        assert!(place.refusal().contains("checksum"), "{}", place.refusal());
+    }
 }
 
 #[test]
