@@ -24,9 +24,11 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
         if let Some(stale) = app.service.stale() {
             let age = stale.age.as_secs();
             ready["stale"] = serde_json::json!(stale);
-            ready["reason"] =
-                format!("the database was away at the start; what was kept {age} s ago is served")
-                    .into();
+            ready["reason"] = format!(
+                "the database was away at the start; \
+                 a state that was last proven current {age} s ago is served"
+            )
+            .into();
         }
         return Json(ready).into_response();
     }
