@@ -167,6 +167,14 @@ impl Error {
         self
     }
 
+    /// Adds to why the database cannot be reached.
+    pub(crate) fn and(mut self, more: impl fmt::Display) -> Self {
+        if let Kind::Unavailable { problem, .. } = &mut *self.0 {
+            *problem = format!("{problem}; {more}");
+        }
+        self
+    }
+
     /// Trying the same again may work: the database was away or busy, and nothing was written.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -29,6 +29,7 @@
 //!   [`SyncConfigExt::scoped`] shows the keys under a prefix as a [`SyncConfig`] of its own, [`SyncConfigExt::map`] as a
 //!   [`TypedMap`]; [`SyncConfigExt::changes`] is a stream of changes.
 //! - [`Status`] tells how fresh an instance is and what it has been through; [`Error`] has predicates that say what to do.
+//! - `testing`, with the feature of that name, plays the database in tests of programs that use this library.
 //! - [`schema`] is the table's schema, for programs that migrate by themselves.
 //!
 //! # The modules, from the bottom
@@ -55,6 +56,9 @@ mod status;
 mod store;
 mod subscription;
 mod sync_config;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 mod typed;
 #[cfg(feature = "cli")]
 mod wire;
@@ -72,7 +76,9 @@ pub use self::service::{Builder, ConfigService, Consumer, ConsumerPlace, Deliver
 #[cfg(feature = "toml")]
 pub use self::settings::SettingsFile;
 pub use self::settings::{Environment, Layers, Origin, SPECS, Setting, Settings, Spec};
-pub use self::status::{Counters, HeartbeatStatus, Mode, SlowConsumer, SlowSubscriber, Status};
+pub use self::status::{
+    Counters, HeartbeatStatus, Mode, SlowConsumer, SlowSubscriber, Stale, StateFileStatus, Status,
+};
 pub use self::store::consumers::Start;
 pub use self::store::memory::MemoryDatabase;
 pub use self::store::postgres::joined::Joined;

@@ -3,6 +3,7 @@
 mod consumer;
 #[cfg(feature = "toml")]
 mod services;
+mod standby;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +21,10 @@ pub use self::services::Services;
 use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Key, Revision, Snapshot};
 use crate::error::{Error, Kind, Result};
-use crate::runtime::{Driver, Engine, Intervals, Writer, clock};
+use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::store::memory::{MemoryDatabase, Sources};
+use crate::store::memory::MemoryDatabase;
 use crate::store::postgres::PostgresStore;
 use crate::store::postgres::joined::{self, Joined};
 #[cfg(feature = "toml")]
@@ -50,6 +51,7 @@ pub struct Builder {
     settings: Settings,
     source: Source,
     wait: bool,
+    clock: Clock,
 }
 
 enum Source {
@@ -58,7 +60,13 @@ enum Source {
     #[cfg(feature = "toml")]
     Shared(SharedPool),
     Memory(MemoryDatabase),
+    #[cfg(feature = "testing")]
+    Given(Given),
 }
+
+/// Makes a store for an instance of this number.
+#[cfg(feature = "testing")]
+type Given = Box<dyn FnOnce(u64) -> Arc<dyn Store> + Send + Sync>;
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,6 +76,8 @@ impl fmt::Debug for Source {
             #[cfg(feature = "toml")]
             Self::Shared(_) => "Shared",
             Self::Memory(_) => "Memory",
+            #[cfg(feature = "testing")]
+            Self::Given(_) => "Given",
         })
     }
 }
@@ -80,6 +90,7 @@ impl Builder {
             settings,
             source: Source::Url,
             wait: true,
+            clock: Clock::start(),
         }
     }
 
@@ -90,6 +101,18 @@ impl Builder {
             settings: Settings::default(),
             source: Source::Memory(database.clone()),
             wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service on a store and a clock of a test.
+    #[cfg(feature = "testing")]
+    pub(crate) fn given(settings: Settings, store: Given, clock: Clock) -> Self {
+        Self {
+            settings,
+            source: Source::Given(store),
+            wait: true,
+            clock,
         }
     }
 
@@ -126,37 +149,62 @@ impl Builder {
 
     /// Starts the service; returns loaded, and listening unless notifications are off or do not arrive.
     ///
+    /// With the setting `state_file`, a database that is away at the start is no error if the last good state can be
+    /// served: [`Status::stale`] says that it is, and how old. A database that answers, but refuses the role or the schema,
+    /// stays an error.
+    ///
     /// # Errors
     ///
     /// [`Error::is_invalid_input`] for settings out of bounds, [`Error::is_unavailable`] when the database cannot be
-    /// reached, and others when the schema cannot be created or is not this program's.
+    /// reached and no kept state can stand in (it says why), and others when the schema cannot be created or is not this
+    /// program's.
     pub async fn start(self) -> Result<Arc<ConfigService>> {
         self.settings.check()?;
-        let instance = clock::random();
+        let (settings, clock) = (self.settings, self.clock);
+        let instance = clock.random();
         let (store, postgres): (Arc<dyn Store>, _) = match self.source {
-            Source::Memory(database) => {
-                let sources = Sources {
-                    wall: clock::wall,
-                    random: clock::random,
-                };
-                (database.store(instance, sources), None)
-            }
-            Source::Url => on_postgres(PostgresStore::new(&self.settings, None, instance)?),
-            Source::Pool(pool) => {
-                on_postgres(PostgresStore::new(&self.settings, Some(pool), instance)?)
-            }
+            Source::Memory(database) => (database.store(instance, clock.sources()), None),
+            Source::Url => on_postgres(PostgresStore::new(&settings, None, instance)?),
+            Source::Pool(pool) => on_postgres(PostgresStore::new(&settings, Some(pool), instance)?),
             #[cfg(feature = "toml")]
-            Source::Shared(pool) => {
-                on_postgres(PostgresStore::sharing(&self.settings, pool, instance)?)
+            Source::Shared(pool) => on_postgres(PostgresStore::sharing(&settings, pool, instance)?),
+            #[cfg(feature = "testing")]
+            Source::Given(make) => (make(instance), None),
+        };
+        let file = standby::file(&settings, &*store)?;
+        let prepared = match &file {
+            _ if !self.wait => Ok(()),
+            Some(_) => standby::prepare(&*store, &clock, settings.request_timeout).await,
+            None => store.prepare().await,
+        };
+        let away = match prepared {
+            Err(error) if error.is_unavailable() && file.is_some() => Some(error),
+            prepared => {
+                prepared?;
+                None
             }
         };
-        if self.wait {
-            store.prepare().await?;
-        }
-        let service = ConfigService::start(&self.settings, store, postgres, instance);
-        if self.wait
-            && let Err(error) = service.first_load(self.settings.request_timeout).await
-        {
+        let service =
+            ConfigService::start(&settings, (store, postgres), instance, clock, file.clone());
+        let loaded = match away {
+            Some(error) => Err(error),
+            None if self.wait => service.first_load(settings.request_timeout).await,
+            None => Ok(()),
+        };
+        let served = match (loaded, &file) {
+            (Err(error), Some(file)) if error.is_unavailable() => {
+                tracing::warn!(%error, "the database is away at the start; looking for a state that was kept");
+                let served = standby::serve(&service.engine, file).await;
+                served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
+            }
+            (Ok(()), Some(file)) if !self.wait => {
+                // A refusal is told by the status and the log; the database's own state comes when it comes.
+                standby::serve(&service.engine, file).await.ok();
+                Ok(())
+            }
+            (loaded, _) => loaded,
+        };
+        if let Err(error) = served {
             service.shutdown().await?;
             return Err(error);
         }
@@ -191,9 +239,10 @@ pub struct ConfigService {
 impl ConfigService {
     fn start(
         settings: &Settings,
-        store: Arc<dyn Store>,
-        postgres: Option<Arc<PostgresStore>>,
+        (store, postgres): OnPostgres,
         instance: u64,
+        clock: Clock,
+        file: Option<StateFile>,
     ) -> Arc<Self> {
         let config = Config {
             instance,
@@ -213,10 +262,12 @@ impl ConfigService {
             request_timeout: settings.request_timeout,
             repair: settings.sync_on_mismatch,
         };
-        let (engine, actions) = Engine::new(config, clock::random(), store.describe());
+        let seed = clock.random();
+        let (engine, actions) = Engine::new(config, seed, store.describe(), clock.clone());
         let (stop, stopped) = watch::channel(false);
-        let driver = Driver::new(engine.clone(), store.clone(), actions, intervals);
-        let driver = Mutex::new(Some(tokio::spawn(driver.run(stopped))));
+        let keeper = file.map(|file| Keeper::new(engine.clone(), file));
+        let driver = Driver::new(engine.clone(), store.clone(), actions, intervals).keeping(keeper);
+        let driver = Mutex::new(Some(clock.spawn(driver.run(stopped))));
         let request_timeout = settings.request_timeout;
         let writer = Writer::new(engine.clone(), store.clone());
         Arc::new(Self {
@@ -242,7 +293,7 @@ impl ConfigService {
         };
         tokio::select! {
             loaded = loaded => loaded,
-            () = tokio::time::sleep(timeout) => {
+            () = self.engine.clock.sleep(timeout) => {
                 let status = self.status();
                 let problem = status.reason.unwrap_or_else(|| "the first load is still under way".to_owned());
                 Err(Error::unavailable("the first load", problem))
@@ -331,10 +382,28 @@ impl ConfigService {
         self.engine.cursor()
     }
 
+    /// How old the state is that stands in for the database, if one does. Cheap too.
+    #[cfg(feature = "server")]
+    pub(crate) fn stale(&self) -> Option<crate::status::Stale> {
+        self.engine.stale_now()
+    }
+
     /// Whether a revision put a key that was absent before; `None` when the revision is not among the recent ones.
     #[cfg(feature = "server")]
     pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
         self.engine.created(cursor, key)
+    }
+
+    /// What is shown, and whether every callback of it has returned; `None` after the shutdown.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at_ease(&self) -> Option<(Option<Cursor>, bool)> {
+        self.open().ok().map(|()| self.engine.at_ease())
+    }
+
+    /// Breaks this instance's copy of a key.
+    #[cfg(feature = "testing")]
+    pub(crate) fn falsify(&self, entry: Arc<Entry>) -> Result<()> {
+        self.engine.falsify(entry)
     }
 
     fn open(&self) -> Result<()> {
@@ -370,10 +439,7 @@ impl SyncConfig for ConfigService {
 
     async fn write(&self, batch: Batch) -> Result<Written> {
         self.open()?;
-        let deadline = self
-            .engine
-            .clock
-            .at(self.engine.clock.now() + self.request_timeout);
+        let deadline = self.engine.clock.now() + self.request_timeout;
         let (answered, followed) = self.writer.write(request(batch)?, deadline).await?;
         let Answered {
             cursor,
@@ -426,7 +492,12 @@ impl SyncConfig for ConfigService {
 
     async fn sync(&self) -> Result<usize> {
         self.open()?;
-        match tokio::time::timeout(self.request_timeout, self.engine.resync()).await {
+        match self
+            .engine
+            .clock
+            .timeout(self.request_timeout, self.engine.resync())
+            .await
+        {
             Ok(changed) => changed,
             Err(_) => Err(Kind::Timeout {
                 what: "the resync".to_owned(),
@@ -437,7 +508,12 @@ impl SyncConfig for ConfigService {
     }
 
     async fn wait_for(&self, target: Target, timeout: Duration) -> Result<Revision> {
-        match tokio::time::timeout(timeout, self.engine.sought(target)).await {
+        match self
+            .engine
+            .clock
+            .timeout(timeout, self.engine.sought(target))
+            .await
+        {
             Ok(reached) => reached,
             Err(_) => Err(Kind::Timeout {
                 what: format!("waiting for revision {}", target.revision),

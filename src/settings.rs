@@ -16,6 +16,7 @@ mod text;
 mod url;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::environment::Environment;
@@ -23,7 +24,7 @@ pub use self::environment::Environment;
 pub use self::file::SettingsFile;
 pub use self::layers::{Layers, Origin, Setting};
 pub(crate) use self::text::check_name;
-use self::text::{duration, switch};
+use self::text::{check_path, duration, switch};
 use crate::error::{Error, Result};
 
 /// How a service finds its table and how often it does what.
@@ -62,6 +63,8 @@ pub struct Settings {
     pub(crate) max_connections: usize,
     pub(crate) migrate: bool,
     pub(crate) instance_name: Option<String>,
+    pub(crate) state_file: Option<PathBuf>,
+    pub(crate) max_state_age: Duration,
 }
 
 /// One setting: its name in code and files, its environment variable, default and bounds.
@@ -124,6 +127,8 @@ pub const SPECS: &[Spec] = &[
     spec("max_connections", "SYNC_CONFIG_MAX_CONNECTIONS", "4", "1 to 1000", "the size of the service's own pool; one more connection listens"),
     spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
     spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),
+    spec("state_file", "SYNC_CONFIG_STATE_FILE", "", "a path", "where the last good state is kept, to be served, marked stale, when the database is away at the start"),
+    spec("max_state_age", "SYNC_CONFIG_MAX_STATE_AGE", "7days", "1s to 3650days", "a kept state that was not proven current for longer is not served"),
 ];
 
 impl Default for Settings {
@@ -148,6 +153,8 @@ impl Default for Settings {
             max_connections: 4,
             migrate: true,
             instance_name: None,
+            state_file: None,
+            max_state_age: 7 * DAY,
         }
     }
 }
@@ -190,6 +197,8 @@ impl Settings {
             "table_name" => self.table_name = text.to_owned(),
             "channel" => self.channel = text.to_owned(),
             "instance_name" => self.instance_name = Some(text.to_owned()),
+            "state_file" => self.state_file = Some(text.into()),
+            "max_state_age" => self.max_state_age = duration(name, text)?,
             "heartbeat_interval" => self.heartbeat_interval = duration(name, text)?,
             "check_interval" => self.check_interval = duration(name, text)?,
             "reconnect_interval" => self.reconnect_interval = duration(name, text)?,
@@ -248,6 +257,7 @@ impl Settings {
                 100 * MS,
                 10 * MINUTE,
             ),
+            ("max_state_age", self.max_state_age, SECOND, 3_650 * DAY),
         ];
         for (name, value, least, most) in bounded {
             if value < least || value > most {
@@ -287,7 +297,7 @@ impl Settings {
                 url::check(name, value)?;
             }
         }
-        Ok(())
+        self.state_file.as_deref().map_or(Ok(()), check_path)
     }
 
     /// Sets the table's name.
@@ -315,6 +325,14 @@ impl Settings {
     #[must_use]
     pub fn instance_name(mut self, name: impl Into<String>) -> Self {
         self.instance_name = Some(name.into());
+        self
+    }
+
+    /// Sets where the last good state is kept. Beside the file stand `.mark` and `.lock` of its name; it holds every value,
+    /// and its owner alone may read it.
+    #[must_use]
+    pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_file = Some(path.into());
         self
     }
 
@@ -356,6 +374,7 @@ setters! {
     request_timeout: Duration, "how long a write or a resync may take";
     max_connections: usize, "the size of the service's own pool";
     migrate: bool, "whether to create or upgrade the schema at start";
+    max_state_age: Duration, "how long ago a kept state may have been proven current";
 }
 
 impl fmt::Debug for Settings {
@@ -382,6 +401,8 @@ impl fmt::Debug for Settings {
             .field("max_connections", &self.max_connections)
             .field("migrate", &self.migrate)
             .field("instance_name", &self.instance_name)
+            .field("state_file", &self.state_file)
+            .field("max_state_age", &self.max_state_age)
             .finish()
     }
 }

@@ -34,6 +34,13 @@ pub struct Status {
     /// When this state was last proven equal to the table's head: the time the question was asked.
     #[serde(serialize_with = "rfc3339")]
     pub proven_at: Option<SystemTime>,
+    /// What is shown was kept in the state file, because the database was away at the start; `None` as soon as the database
+    /// has given its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Stale>,
+    /// The state file, if there is to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<StateFileStatus>,
     /// Heartbeats and audits.
     pub heartbeat: HeartbeatStatus,
     /// What was counted since the start.
@@ -64,7 +71,7 @@ pub struct SlowConsumer {
     pub behind: u64,
     /// When retention reaches what it has to read next, in seconds from the look; `None` when that is no longer to be had,
     /// because it was trimmed or belongs to another history.
-    #[serde(rename = "trimmedInSeconds", serialize_with = "seconds")]
+    #[serde(rename = "trimmedInSeconds", serialize_with = "seconds_if_any")]
     pub trimmed_in: Option<Duration>,
 }
 
@@ -85,6 +92,42 @@ pub struct SlowSubscriber {
     /// When it was last told that it lagged.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
     pub lagged_at: Option<SystemTime>,
+}
+
+/// A state that stands in for a database that was away at the start.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Stale {
+    /// The history it is of.
+    pub epoch: Epoch,
+    /// The revision it was kept at.
+    pub revision: Revision,
+    /// When it was written.
+    #[serde(serialize_with = "rfc3339_always")]
+    pub written_at: SystemTime,
+    /// When the database last proved it to be the newest.
+    #[serde(serialize_with = "rfc3339_always")]
+    pub proven_at: SystemTime,
+    /// How long ago that was, by this machine's clock.
+    #[serde(rename = "ageSeconds", serialize_with = "seconds")]
+    pub age: Duration,
+}
+
+/// What is known of the state file.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct StateFileStatus {
+    /// The revision that this instance wrote last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// When it did.
+    #[serde(serialize_with = "rfc3339")]
+    pub written_at: Option<SystemTime>,
+    /// Why the state that was found is not served, or the present one cannot be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// How news arrives.
@@ -144,11 +187,16 @@ pub struct Counters {
     pub wrong_types: u64,
     /// Values that a live handle could not decode, once for each key and revision: it keeps its previous value.
     pub rejected_values: u64,
+    /// Times the state file was refused or could not be written.
+    pub state_file_failures: u64,
 }
 
-fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+fn seconds_if_any<S: Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match time {
-        Some(time) => serializer.serialize_u64(time.as_secs()),
+        Some(time) => seconds(time, serializer),
         None => serializer.serialize_none(),
     }
 }
@@ -158,4 +206,12 @@ fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S:
         Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
         None => serializer.serialize_none(),
     }
+}
+
+fn rfc3339_always<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    rfc3339(&Some(*time), serializer)
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_secs())
 }

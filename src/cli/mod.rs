@@ -69,6 +69,11 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         return serve::serve(settings, options).await;
     }
     log::quiet();
+    // The file is the service's: a command that ends at once neither keeps a state nor answers with an old one.
+    let settings = Settings {
+        state_file: None,
+        ..settings
+    };
     match command {
         Command::Get { key } => commands::get(settings, &key).await,
         Command::Set(set) => commands::set(settings, set).await,

@@ -131,6 +131,11 @@ impl Entry {
         }
     }
 
+    /// The same as a number.
+    pub(crate) fn updated_micros(&self) -> i64 {
+        self.updated_micros
+    }
+
     /// The value as a boolean, if it is one.
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::core::replica::{ClaimSource, Reaction, Told};
-use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer};
+use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
+use crate::runtime::saved::Refusal;
+use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<Pages>);
@@ -17,6 +18,20 @@ pub(crate) struct Pages {
     pub(crate) slow_consumers: Vec<SlowConsumer>,
     /// Those named in the log, and whether the floor had passed them by then.
     named: BTreeMap<String, bool>,
+    /// The state that stands in for the database, or did.
+    pub(crate) stale: Option<Stale>,
+    pub(crate) state_file: Option<StateFileStatus>,
+}
+
+impl Pages {
+    /// Says why the state that was kept is not served.
+    pub(crate) fn state_file_refused(&mut self, refusal: &Refusal) {
+        let status = self.state_file.get_or_insert_default();
+        status.problem = Some(refusal.to_string());
+        if !refusal.is_missing() {
+            self.counters.state_file_failures += 1;
+        }
+    }
 }
 
 impl Book {
@@ -116,6 +131,11 @@ impl Book {
                 after,
                 changed,
             } => {
+                if *cause == ResyncCause::Restored {
+                    // A start like any other, only served meanwhile: nothing was wrong.
+                    tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
+                    return;
+                }
                 pages.heartbeat.resyncs += 1;
                 pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
                 let before = before.map_or_else(String::new, |before| before.to_string());

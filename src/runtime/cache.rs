@@ -41,6 +41,11 @@ impl Cache {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn falsify(&self, entry: Arc<Entry>) {
+        drop(self.entries.insert(entry.key().clone(), entry));
+    }
+
     pub(crate) fn apply(&self, set: &ChangeSet, silent: &[Arc<Entry>]) {
         for change in &set.changes {
             match &change.new {

@@ -1,48 +1,147 @@
-//! The only place that looks at a clock or draws randomness.
+//! The only place that looks at a clock, waits for one, or draws randomness.
+//!
+//! With feature `testing` a service may have a clock of its own that a test moves; without it there is only the real one.
 
 use std::collections::hash_map::RandomState;
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Tells the time since it was made, and the wall clock for people.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    start: Instant,
+use tokio::task::{JoinHandle, JoinSet};
+
+#[cfg(feature = "testing")]
+use super::manual::ManualClock;
+use crate::store::memory::Sources;
+
+/// Tells the time since it was made and the wall clock for people, and waits.
+#[derive(Clone, Debug)]
+pub(crate) enum Clock {
+    Real {
+        start: Instant,
+    },
+    #[cfg(feature = "testing")]
+    Manual(ManualClock),
 }
+
+/// A wait ended before what it waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elapsed;
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(crate) fn start() -> Self {
-        Self {
+        Self::Real {
             start: Instant::now(),
         }
     }
 
     /// The time since the start, which never goes back.
     pub(crate) fn now(&self) -> Duration {
-        self.start.elapsed()
+        match self {
+            Self::Real { start } => start.elapsed(),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.elapsed(),
+        }
     }
 
-    /// A moment of this clock for the runtime's timers.
-    pub(crate) fn at(&self, moment: Duration) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.start + moment)
+    /// The wall clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub(crate) fn wall(&self) -> SystemTime {
+        match self {
+            Self::Real { .. } => SystemTime::now(),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.wall(),
+        }
     }
 
     /// What the wall clock said at a moment of this clock: steps of the wall clock since then do not matter.
     pub(crate) fn wall_at(&self, moment: Duration) -> SystemTime {
-        wall() - self.now().saturating_sub(moment)
+        self.wall() - self.now().saturating_sub(moment)
     }
-}
 
-/// The wall clock.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub(crate) fn wall() -> SystemTime {
-    SystemTime::now()
-}
+    /// Waits for a moment of this clock.
+    pub(crate) async fn sleep_until(&self, moment: Duration) {
+        match self {
+            Self::Real { start } => match start.checked_add(moment) {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            },
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.sleep_until(moment).await,
+        }
+    }
 
-/// A random number: the standard library seeds its hashers from the system's generator.
-pub(crate) fn random() -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(0);
-    hasher.finish()
+    /// Waits for some time.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        match self {
+            Self::Real { .. } => tokio::time::sleep(time).await,
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => {
+                let until = clock.elapsed().saturating_add(time);
+                clock.sleep_until(until).await;
+            }
+        }
+    }
+
+    /// Gives work up after a while. It is polled once even if no time is left.
+    pub(crate) async fn timeout<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
+        match self {
+            Self::Real { .. } => tokio::time::timeout(limit, work).await.map_err(|_| Elapsed),
+            #[cfg(feature = "testing")]
+            Self::Manual(_) => tokio::select! {
+                biased;
+                done = work => Ok(done),
+                () = self.sleep(limit) => Err(Elapsed),
+            },
+        }
+    }
+
+    /// Starts a task of the runtime. A manual clock knows whether it has something to do.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        match self {
+            Self::Real { .. } => tokio::spawn(work),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => tokio::spawn(clock.track(work)),
+        }
+    }
+
+    /// Starts a task of the runtime that is one of a set.
+    pub(crate) fn spawn_on(
+        &self,
+        set: &mut JoinSet<()>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        match self {
+            Self::Real { .. } => drop(set.spawn(work)),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => drop(set.spawn(clock.track(work))),
+        }
+    }
+
+    /// A random number: the standard library seeds its hashers from the system's generator.
+    pub(crate) fn random(&self) -> u64 {
+        match self {
+            Self::Real { .. } => {
+                let mut hasher = RandomState::new().build_hasher();
+                hasher.write_u64(0);
+                hasher.finish()
+            }
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.random(),
+        }
+    }
+
+    /// This clock for a store in memory.
+    pub(crate) fn sources(&self) -> Sources {
+        let (wall, random) = (self.clone(), self.clone());
+        Sources {
+            wall: Arc::new(move || wall.wall()),
+            random: Arc::new(move || random.random()),
+        }
+    }
 }

@@ -12,8 +12,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 
+use super::clock::Clock;
 use super::engine::Engine;
 use super::errands::{Errands, Intervals, within};
+use super::saved::Keeper;
 use crate::core::replica::{Action, Input, SessionId};
 use crate::error::Result;
 use crate::store::{Heard, Listener, Store};
@@ -36,6 +38,7 @@ pub(crate) struct Driver {
     /// The connection attempt or the query in flight.
     query: Option<Query>,
     errands: Errands,
+    keeper: Option<Keeper>,
 }
 
 impl Driver {
@@ -54,11 +57,22 @@ impl Driver {
             newest: 0,
             query: None,
             errands,
+            keeper: None,
         }
+    }
+
+    /// Keeps the state in a file too.
+    pub(crate) fn keeping(mut self, keeper: Option<Keeper>) -> Self {
+        self.keeper = keeper;
+        self
     }
 
     /// Runs until `stop` says so or its sender is gone. A defect of this program does not end it: the session is begun anew.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let (end, ended) = watch::channel(false);
+        let clock = self.engine.clock.clone();
+        let keeper = self.keeper.take();
+        let keeping = keeper.map(|keeper| clock.spawn(keeper.run(ended)));
         while AssertUnwindSafe(self.serve(&mut stop))
             .catch_unwind()
             .await
@@ -78,15 +92,19 @@ impl Driver {
         self.query = None;
         self.errands.shutdown().await;
         self.hang_up().await;
+        end.send_replace(true);
+        if let Some(keeping) = keeping
+            && let Err(error) = keeping.await
+        {
+            tracing::error!(%error, "the state could not be kept at the end");
+        }
     }
 
     async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
         self.engine.feed(Input::Tick);
         while !*stop.borrow() {
-            let deadline = self
-                .engine
-                .next_deadline()
-                .map(|at| self.engine.clock.at(at));
+            let deadline = self.engine.next_deadline();
+            let clock = self.engine.clock.clone();
             let listener = self.session.as_ref().map(|(_, listener)| listener.clone());
             let (cleanup_at, look_at) = (self.errands.cleanup_at, self.errands.look_at);
             tokio::select! {
@@ -95,9 +113,9 @@ impl Driver {
                 (input, listener) = pending(self.query.as_mut()) => self.finished(input, listener).await,
                 heard = hear(listener.as_deref()) => self.heard(heard).await,
                 () = self.errands.ended() => {}
-                () = at(deadline) => self.engine.feed(Input::Tick),
-                () = tokio::time::sleep_until(cleanup_at) => self.errands.cleanup(),
-                () = tokio::time::sleep_until(look_at) => self.errands.look(),
+                () = at(&clock, deadline) => self.engine.feed(Input::Tick),
+                () = clock.sleep_until(cleanup_at) => self.errands.cleanup(),
+                () = clock.sleep_until(look_at) => self.errands.look(),
                 () = self.engine.rescheduled.notified() => {}
             }
         }
@@ -107,13 +125,18 @@ impl Driver {
         match action {
             Action::Connect { session, listen } => {
                 self.newest = session;
-                self.query = Some(Box::pin(connect(self.store.clone(), session, listen)));
+                let (store, clock) = (self.store.clone(), self.engine.clock.clone());
+                self.query = Some(Box::pin(connect(store, clock, session, listen)));
             }
             Action::Listen { session } => self.listen(session),
-            Action::CheckHead { session, own } => self.ask(session, move |listener| async move {
-                let head = within("the head check", HEAD_TIMEOUT, listener.head(own)).await?;
-                Ok(Input::Head { session, head })
-            }),
+            Action::CheckHead { session, own } => {
+                let clock = self.engine.clock.clone();
+                self.ask(session, move |listener| async move {
+                    let head = listener.head(own);
+                    let head = within(&clock, "the head check", HEAD_TIMEOUT, head).await?;
+                    Ok(Input::Head { session, head })
+                });
+            }
             Action::FetchPage { session, after } => self.ask(session, move |listener| async move {
                 Ok(Input::Page {
                     session,
@@ -176,7 +199,7 @@ impl Driver {
         };
         let (listener, engine) = (listener.clone(), self.engine.clone());
         self.errands.also(async move {
-            let listening = within("LISTEN", HEAD_TIMEOUT, listener.listen())
+            let listening = within(&engine.clock, "LISTEN", HEAD_TIMEOUT, listener.listen())
                 .await
                 .map_err(|error| error.to_string());
             engine.feed(Input::Listening { session, listening });
@@ -222,13 +245,14 @@ impl Driver {
 
 async fn connect(
     store: Arc<dyn Store>,
+    clock: Clock,
     session: SessionId,
     listen: bool,
 ) -> (Input, Option<Arc<dyn Listener>>) {
     let opened = async {
         // Not within the limit: a first start may have to migrate a large table.
         store.prepare().await?;
-        within("connecting", CONNECT_TIMEOUT, store.open()).await
+        within(&clock, "connecting", CONNECT_TIMEOUT, store.open()).await
     };
     let opened = opened.await;
     let listener = match opened {
@@ -244,7 +268,7 @@ async fn connect(
         }
     };
     let listening = if listen {
-        within("LISTEN", HEAD_TIMEOUT, listener.listen())
+        within(&clock, "LISTEN", HEAD_TIMEOUT, listener.listen())
             .await
             .map_err(|error| error.to_string())
     } else {
@@ -267,9 +291,9 @@ async fn hear(listener: Option<&dyn Listener>) -> Vec<Heard> {
     }
 }
 
-async fn at(deadline: Option<tokio::time::Instant>) {
+async fn at(clock: &Clock, deadline: Option<Duration>) {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        Some(deadline) => clock.sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

@@ -3,6 +3,10 @@
 //! Guarantees: inputs are handled one at a time; what they publish has reached the cache, the waiters and the
 //! subscribers' queues before the next input is handled.
 
+mod kept;
+#[cfg(feature = "testing")]
+mod tested;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -77,17 +81,18 @@ impl Engine {
         config: Config,
         seed: u64,
         store: String,
+        clock: Clock,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Action>) {
         let (actions, queue) = mpsc::unbounded_channel();
-        let clock = Clock::start();
         let instance = config.instance;
         let replica = Replica::new(config, seed, clock.now());
+        let subscriptions = Subscriptions::new(clock.clone());
         let engine = Self {
             clock,
             cache: Cache::new(),
             book: Book::default(),
             rescheduled: Notify::new(),
-            subscriptions: Subscriptions::new(),
+            subscriptions,
             followers: Followers::default(),
             instance,
             store,
@@ -109,7 +114,7 @@ impl Engine {
         while let Some(action) = replica.next_action() {
             match action {
                 Action::Publish(publication) => self.publish(publication),
-                Action::Tell(told) => self.book.note(&told, super::clock::wall()),
+                Action::Tell(told) => self.book.note(&told, self.clock.wall()),
                 Action::ResyncDone { tickets, changed } => self.resync_done(&tickets, changed),
                 // Without a driver nobody runs actions any more.
                 action => drop(self.actions.send(action)),
@@ -150,7 +155,7 @@ impl Engine {
         epoch: Epoch,
         revision: Revision,
         mut followed: bool,
-        deadline: tokio::time::Instant,
+        deadline: Duration,
     ) -> bool {
         let mut shown = self.shown.subscribe();
         let epoch = Some(epoch);
@@ -167,9 +172,8 @@ impl Engine {
                 }
             }
         };
-        tokio::time::timeout_at(deadline, seen)
-            .await
-            .unwrap_or(false)
+        let left = deadline.saturating_sub(self.clock.now());
+        self.clock.timeout(left, seen).await.unwrap_or(false)
     }
 
     /// Waits until a revision is shown.
@@ -208,7 +212,7 @@ impl Engine {
     async fn asked_for(&self, target: Target) -> Result<Revision> {
         let mut pause = Duration::ZERO;
         loop {
-            match tokio::time::timeout(pause, self.reached(target)).await {
+            match self.clock.timeout(pause, self.reached(target)).await {
                 Ok(reached) => return reached,
                 Err(_) => {
                     pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
@@ -329,6 +333,7 @@ impl Engine {
         let replica = self.replica();
         let shown = self.current(&replica);
         let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
+        let stale = self.stale(&replica);
         drop(replica);
         let cursor = shown.as_ref().map(|shown| shown.snapshot.cursor());
         let checksum = shown.as_ref().map(|shown| shown.checksum());
@@ -340,6 +345,7 @@ impl Engine {
         let pages = self.book.open();
         let (heartbeat, mut counters) = (pages.heartbeat.clone(), pages.counters.clone());
         let slow_consumers = pages.slow_consumers.clone();
+        let state_file = pages.state_file.clone();
         drop(pages);
         counters.callback_panics = self.subscriptions.tally.panics.load(Ordering::Relaxed);
         counters.subscribers_lagged = self.subscriptions.tally.lagged.load(Ordering::Relaxed);
@@ -354,11 +360,13 @@ impl Engine {
             mode,
             reason,
             proven_at: proven.map(|at| self.clock.wall_at(at)),
+            stale,
+            state_file,
             heartbeat,
             counters,
             subscriptions: self.subscriptions.len(),
             slow_consumers,
-            slow_subscribers: self.subscriptions.slow(super::clock::wall()),
+            slow_subscribers: self.subscriptions.slow(),
         }
     }
 

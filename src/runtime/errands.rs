@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::clock::Clock;
 use super::engine::{Engine, lock};
 use super::trim::trim;
 use crate::core::notice::Notice;
@@ -72,19 +73,17 @@ pub(super) struct Errands {
     /// What this instance's role may not do, or the schema not yet: said once, since it is denied at every turn.
     denied: Arc<Mutex<HashSet<&'static str>>>,
     /// When the journal is to be trimmed next.
-    pub(super) cleanup_at: tokio::time::Instant,
+    pub(super) cleanup_at: Duration,
     /// When the consumers are to be looked at next.
-    pub(super) look_at: tokio::time::Instant,
+    pub(super) look_at: Duration,
     looking: Arc<AtomicBool>,
 }
 
 impl Errands {
     pub(super) fn new(engine: Arc<Engine>, store: Arc<dyn Store>, intervals: Intervals) -> Self {
         let first = intervals.cleanup.min(FIRST_CLEANUP);
-        let cleanup_at = engine.clock.at(engine.clock.now() + first);
-        let look_at = engine
-            .clock
-            .at(engine.clock.now() + first.min(intervals.look()));
+        let cleanup_at = engine.clock.now() + first;
+        let look_at = engine.clock.now() + first.min(intervals.look());
         Self {
             engine,
             store,
@@ -112,21 +111,24 @@ impl Errands {
 
     /// Runs something that is no errand to the store, and ends with them.
     pub(super) fn also(&mut self, work: impl Future<Output = ()> + Send + 'static) {
-        self.running.spawn(work);
+        self.engine.clock.spawn_on(&mut self.running, work);
     }
 
     /// Sends a notice that has to come back on the session.
     pub(super) fn nonce(&mut self, notice: Notice) {
         let (what, timeout) = ("sending a nonce", self.intervals.request_timeout);
-        self.run(what, move |store, _| async move {
-            let text = notice.encode();
+        self.run(what, move |store, engine| async move {
+            let (text, clock) = (notice.encode(), &engine.clock);
             // What cut the session may have cut the pool's connections too, and each of them is found out by using it.
             for _ in 1..NONCE_ATTEMPTS {
-                if within(what, timeout, store.notify(&text)).await.is_ok() {
+                if within(clock, what, timeout, store.notify(&text))
+                    .await
+                    .is_ok()
+                {
                     return Ok(());
                 }
             }
-            within(what, timeout, store.notify(&text)).await
+            within(clock, what, timeout, store.notify(&text)).await
         });
     }
 
@@ -134,8 +136,9 @@ impl Errands {
     pub(super) fn heartbeat(&mut self, notice: Notice) {
         let (what, timeout) = ("sending a heartbeat", self.intervals.request_timeout);
         self.run(what, move |store, engine| async move {
-            within(what, timeout, store.notify(&notice.encode())).await?;
-            engine.book.open().heartbeat.last_sent = Some(super::clock::wall());
+            let text = notice.encode();
+            within(&engine.clock, what, timeout, store.notify(&text)).await?;
+            engine.book.open().heartbeat.last_sent = Some(engine.clock.wall());
             tracing::debug!("heartbeat sent");
             Ok(())
         });
@@ -144,8 +147,8 @@ impl Errands {
     /// Has the database number rows that were altered behind its triggers.
     pub(super) fn reconcile(&mut self, keys: Vec<(Key, Option<Arc<str>>)>) {
         let (what, timeout) = ("numbering altered rows", self.intervals.request_timeout);
-        self.run(what, move |store, _| async move {
-            within(what, timeout, number(&*store, &keys)).await
+        self.run(what, move |store, engine| async move {
+            within(&engine.clock, what, timeout, number(&*store, &keys)).await
         });
     }
 
@@ -153,7 +156,7 @@ impl Errands {
     pub(super) fn rotate(&mut self, expected: Epoch) {
         let (what, timeout) = ("beginning a new epoch", self.intervals.request_timeout);
         self.run(what, move |store, engine| async move {
-            let rotated = within(what, timeout, store.rotate_epoch(expected)).await;
+            let rotated = within(&engine.clock, what, timeout, store.rotate_epoch(expected)).await;
             engine.feed(Input::Rotated);
             rotated
         });
@@ -164,9 +167,11 @@ impl Errands {
         // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
         let every = self.intervals.heartbeat.mul_f64(0.8);
         let timeout = self.intervals.request_timeout;
-        self.run("the audit", move |store, engine| async move {
-            if again || within("the audit", timeout, store.claim(Task::Audit, every)).await? {
-                let (cursor, checksum) = within("the audit", AUDIT_TIMEOUT, store.fold()).await?;
+        let what = "the audit";
+        self.run(what, move |store, engine| async move {
+            let clock = &engine.clock;
+            if again || within(clock, what, timeout, store.claim(Task::Audit, every)).await? {
+                let (cursor, checksum) = within(clock, what, AUDIT_TIMEOUT, store.fold()).await?;
                 engine.feed(Input::Audited { cursor, checksum });
             }
             Ok(())
@@ -177,16 +182,13 @@ impl Errands {
     /// whoever started after a row was altered behind the triggers has never known it otherwise.
     pub(super) fn report_audit(&mut self, revision: Revision, checksum: Checksum) {
         let (repair, timeout) = (self.intervals.repair, self.intervals.request_timeout);
-        self.run("reporting an audit", move |store, _| async move {
-            within(
-                "reporting an audit",
-                timeout,
-                store.report_audit(revision, checksum),
-            )
-            .await?;
+        self.run("reporting an audit", move |store, engine| async move {
+            let clock = &engine.clock;
+            let report = store.report_audit(revision, checksum);
+            within(clock, "reporting an audit", timeout, report).await?;
             if repair {
-                let altered = within("the audit", AUDIT_TIMEOUT, store.altered()).await?;
-                within("the audit", timeout, number(&*store, &altered)).await?;
+                let altered = within(clock, "the audit", AUDIT_TIMEOUT, store.altered()).await?;
+                within(clock, "the audit", timeout, number(&*store, &altered)).await?;
             }
             Ok(())
         });
@@ -196,14 +198,14 @@ impl Errands {
     pub(super) fn cleanup(&mut self) {
         let intervals = self.intervals;
         let (cleanup, timeout) = (intervals.cleanup, intervals.request_timeout);
-        let now = self.engine.clock.now();
-        self.cleanup_at = self.engine.clock.at(now + cleanup);
+        self.cleanup_at = self.engine.clock.now() + cleanup;
         let what = "trimming the journal";
         self.run(what, move |store, engine| async move {
             // A turn lasts a little less than the interval, and no longer than it is this instance's.
             let every = cleanup.mul_f64(0.8);
-            if within(what, timeout, store.claim(Task::Cleanup, every)).await? {
-                trim(&*store, engine.clock, intervals, every).await?;
+            let turn = store.claim(Task::Cleanup, every);
+            if within(&engine.clock, what, timeout, turn).await? {
+                trim(&*store, &engine.clock, intervals, every).await?;
             }
             Ok(())
         });
@@ -213,17 +215,14 @@ impl Errands {
     pub(super) fn look(&mut self) {
         let intervals = self.intervals;
         let timeout = intervals.request_timeout;
-        self.look_at = self
-            .engine
-            .clock
-            .at(self.engine.clock.now() + intervals.look());
+        self.look_at = self.engine.clock.now() + intervals.look();
         if self.looking.swap(true, Ordering::AcqRel) {
             return;
         }
         let (what, looking) = ("looking at the consumers", self.looking.clone());
         self.run(what, move |store, engine| async move {
             let slow = store.consumers().slow(intervals.danger(), intervals.end());
-            let slow = within(what, timeout, slow).await;
+            let slow = within(&engine.clock, what, timeout, slow).await;
             looking.store(false, Ordering::Release);
             let slow = slow?;
             tracing::debug!(slow = slow.len(), "the consumers were looked at");
@@ -239,7 +238,7 @@ impl Errands {
     {
         let work = work(self.store.clone(), self.engine.clone());
         let denied = self.denied.clone();
-        self.running.spawn(async move {
+        self.engine.clock.spawn_on(&mut self.running, async move {
             let Err(error) = work.await else { return };
             let lasting = error.is_denied() || error.is_older_schema();
             let said_before = lasting && !lock(&denied).insert(what);
@@ -265,11 +264,12 @@ async fn number(store: &dyn Store, keys: &[(Key, Option<Arc<str>>)]) -> Result<(
 
 /// Gives work up after a while.
 pub(super) async fn within<T>(
+    clock: &Clock,
     what: &str,
     limit: Duration,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    match tokio::time::timeout(limit, work).await {
+    match clock.timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => {
             let limit = humantime::format_duration(limit);

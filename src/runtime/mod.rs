@@ -5,13 +5,16 @@
 
 mod book;
 mod cache;
-pub(crate) mod clock;
+mod clock;
 mod delivery;
 mod driver;
 mod engine;
 mod errands;
 mod followers;
+#[cfg(feature = "testing")]
+mod manual;
 mod news;
+mod saved;
 mod subscriptions;
 mod trim;
 mod writer;
@@ -19,7 +22,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use clock::Clock;
 pub(crate) use driver::Driver;
 pub(crate) use engine::Engine;
 pub(crate) use errands::Intervals;
+#[cfg(feature = "testing")]
+pub use manual::ManualClock;
+pub(crate) use saved::{Keeper, Refusal, StateFile};
 pub(crate) use writer::Writer;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::clock::Clock;
 use super::delivery::{Delivery, Job};
 use crate::core::{ChangeSet, Snapshot};
 use crate::status::{MAX_NAMED, SlowSubscriber};
@@ -37,8 +38,9 @@ pub(crate) struct Subscriptions {
 }
 
 /// What subscribers went through.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
+    clock: Clock,
     pub(crate) panics: AtomicU64,
     pub(crate) lagged: AtomicU64,
 }
@@ -88,13 +90,18 @@ thread_local! {
 }
 
 impl Subscriptions {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         let all = Mutex::new(BTreeMap::new());
+        let tally = Tally {
+            clock,
+            panics: AtomicU64::new(0),
+            lagged: AtomicU64::new(0),
+        };
         Self {
             all,
             next: AtomicU64::new(1),
             delivery: Delivery::new(),
-            tally: Arc::default(),
+            tally: Arc::new(tally),
         }
     }
 
@@ -158,14 +165,21 @@ impl Subscriptions {
     }
 
     /// Those that are slow, the fullest first.
-    pub(crate) fn slow(&self, now: SystemTime) -> Vec<SlowSubscriber> {
-        let all = lock(&self.all);
+    pub(crate) fn slow(&self) -> Vec<SlowSubscriber> {
+        let (all, now) = (lock(&self.all), self.tally.clock.wall());
         let slow = all.iter().filter_map(|(id, one)| one.slow(*id, now));
         let mut slow: Vec<SlowSubscriber> = slow.collect();
         drop(all);
         slow.sort_by_key(|slow| std::cmp::Reverse((slow.missed, slow.queued)));
         slow.truncate(MAX_NAMED);
         slow
+    }
+
+    /// Whether no event waits and every callback has returned.
+    #[cfg(feature = "testing")]
+    pub(crate) fn at_ease(&self) -> bool {
+        let idle = |subscription: &Arc<Subscription>| !lock(&subscription.queue).busy;
+        lock(&self.all).values().all(idle)
     }
 
     /// Tells everyone concerned. Called in revision order, under the engine's lock.
@@ -271,7 +285,7 @@ impl Subscription {
                 return;
             }
             queue.call = Call::Running;
-            queue.lagged_at = Some(super::clock::wall());
+            queue.lagged_at = Some(self.tally.clock.wall());
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
             queue.bytes = 0;
             event = Some(Event::Lagged {
@@ -406,7 +420,7 @@ mod tests {
 
     /// Publishes four revisions while the callback is at the first, and answers what it was called with.
     fn told(text: &str) -> Vec<String> {
-        let subscriptions = Subscriptions::new();
+        let subscriptions = Subscriptions::new(Clock::start());
         let (tell, told) = channel();
         let gate = Arc::new(Mutex::new(()));
         let (closed, opened) = (lock(&gate), gate.clone());

@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Driver, Engine, Intervals, clock};
+use super::clock::Clock;
+use super::{Driver, Engine, Intervals};
 use crate::core::replica::{Config, Head, Loaded, Page};
 use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::Result;
 use crate::status::Mode;
-use crate::store::memory::{MemoryDatabase, Sources};
+use crate::store::memory::MemoryDatabase;
 use crate::store::{
     Consumers, GroupAnswer, Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest,
 };
@@ -112,10 +113,7 @@ impl Listener for DefectiveListener {
 
 #[tokio::test]
 async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
-    let sources = Sources {
-        wall: clock::wall,
-        random: clock::random,
-    };
+    let sources = Clock::start().sources();
     let fault = Arc::new(AtomicBool::new(true));
     let inner = MemoryDatabase::new().store(1, sources);
     let store: Arc<dyn Store> = Arc::new(Defective {
@@ -141,7 +139,7 @@ async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
         request_timeout: millis(5_000),
         repair: true,
     };
-    let (engine, actions) = Engine::new(config, 1, store.describe());
+    let (engine, actions) = Engine::new(config, 1, store.describe(), Clock::start());
     let (stop, stopped) = watch::channel(false);
     let driver = tokio::spawn(Driver::new(engine.clone(), store, actions, intervals).run(stopped));
     let back = async {

@@ -26,7 +26,7 @@ const TURN: Duration = Duration::from_secs(600);
 /// Trims until nothing is left to trim, or the turn is over. The first batch is always made, however short the turn.
 pub(super) async fn trim(
     store: &dyn Store,
-    clock: Clock,
+    clock: &Clock,
     intervals: Intervals,
     turn: Duration,
 ) -> Result<()> {
@@ -36,7 +36,7 @@ pub(super) async fn trim(
     let done = loop {
         let begun = clock.now();
         let batch = store.trim(intervals.retention, intervals.grace, BATCH);
-        let batch = within(what, timeout, batch).await?;
+        let batch = within(clock, what, timeout, batch).await?;
         if batch == 0 {
             break true;
         }
@@ -53,7 +53,7 @@ pub(super) async fn trim(
         if clock.now() + pause >= end {
             break false;
         }
-        tokio::time::sleep(pause).await;
+        clock.sleep(pause).await;
     };
     if batches > 0 {
         tracing::info!(revisions, batches, done, "the journal was trimmed");
@@ -72,9 +72,8 @@ mod tests {
 
     use super::*;
     use crate::core::{Revision, Value};
-    use crate::runtime::clock;
     use crate::store::WriteRequest;
-    use crate::store::memory::{MemoryDatabase, Sources};
+    use crate::store::memory::MemoryDatabase;
     use crate::write::Batch;
 
     #[test]
@@ -88,11 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_is_over_leaves_the_rest_to_the_next_one() {
-        let sources = Sources {
-            wall: clock::wall,
-            random: clock::random,
-        };
-        let store: Arc<dyn Store> = MemoryDatabase::new().store(1, sources);
+        let store: Arc<dyn Store> = MemoryDatabase::new().store(1, Clock::start().sources());
         let written = u64::from(BATCH) + 10;
         for number in 0..=written {
             let value = Value::parse(&number.to_string()).unwrap();
@@ -119,7 +114,7 @@ mod tests {
             listener.page(Revision::ZERO).await.unwrap().floor.unwrap()
         };
         let clock = Clock::start();
-        trim(&*store, clock, intervals, Duration::ZERO)
+        trim(&*store, &clock, intervals, Duration::ZERO)
             .await
             .unwrap();
         assert_eq!(
@@ -127,7 +122,7 @@ mod tests {
             Revision::new(u64::from(BATCH) + 1),
             "one batch"
         );
-        trim(&*store, clock, intervals, Duration::from_secs(20))
+        trim(&*store, &clock, intervals, Duration::from_secs(20))
             .await
             .unwrap();
         assert_eq!(

@@ -210,14 +210,16 @@ impl Consumer {
     /// Dropping the future loses nothing.
     pub async fn next_or_wait(&self, limit: u32, timeout: Duration) -> Result<Delivered> {
         let mut news = self.engine.news();
-        let end = self.engine.clock.at(self.engine.clock.now() + timeout);
+        let clock = &self.engine.clock;
+        let end = clock.now().saturating_add(timeout);
         loop {
             let delivered = self.next(limit).await?;
             match &delivered {
                 Delivered::Revisions(none) if none.is_empty() => {}
                 _ => return Ok(delivered),
             }
-            match tokio::time::timeout_at(end, news.next()).await {
+            let left = end.saturating_sub(clock.now());
+            match clock.timeout(left, news.next()).await {
                 Ok(true) => {}
                 Ok(false) => return Err(Kind::Closed.into()),
                 Err(_) => return Ok(delivered),

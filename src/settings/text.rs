@@ -1,5 +1,6 @@
 //! What a setting's text means, and the bounds of names.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::Settings;
@@ -28,6 +29,11 @@ impl Settings {
             "sync_on_mismatch" => Some(self.sync_on_mismatch.to_string()),
             "enable_notification" => Some(self.enable_notification.to_string()),
             "migrate" => Some(self.migrate.to_string()),
+            "max_state_age" => duration(self.max_state_age),
+            "state_file" => self
+                .state_file
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned()),
             "max_connections" => Some(self.max_connections.to_string()),
             _ => None,
         }
@@ -103,6 +109,18 @@ pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A file of that name can be made in some directory.
+pub(super) fn check_path(path: &Path) -> Result<()> {
+    let text = path.to_string_lossy();
+    let named = path.file_name().is_some() && !text.ends_with('/');
+    if named && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
+    let problem = "must be the path of a file, without control characters";
+    Err(Error::setting("state_file", shown, problem))
 }
 
 #[cfg(test)]

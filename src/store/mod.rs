@@ -35,6 +35,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Names the store for people, without a password.
     fn describe(&self) -> String;
 
+    /// Names the store so that it is told from every other one, across restarts; `None` where that cannot be done.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Connects and makes sure of the schema; once that has worked it does nothing.
     async fn prepare(&self) -> Result<()>;
 

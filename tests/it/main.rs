@@ -45,10 +45,14 @@ mod services;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
+#[cfg(feature = "cli")]
+mod state_file;
 mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+#[cfg(all(feature = "testing", feature = "cli"))]
+mod testing_kit;
 mod typed;
 mod typed_streams;
 mod typed_values;

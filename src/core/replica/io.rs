@@ -56,6 +56,9 @@ pub(crate) enum Input {
         session: SessionId,
         snapshot: Loaded,
     },
+    /// A state that was kept outside the database, to be shown until the database can be asked. Ignored once anything is
+    /// loaded.
+    Restored(Loaded),
     /// A write of this instance was committed.
     Committed(Committed),
     /// The application asks for a full resync.
@@ -189,6 +192,8 @@ pub(crate) enum ResyncCause {
     AuditMismatch,
     /// The application asked.
     Asked,
+    /// What is shown was kept outside the database.
+    Restored,
     /// Our revision is below the oldest one kept.
     BelowFloor,
     /// The database began a new epoch.
@@ -203,7 +208,7 @@ impl ResyncCause {
     /// Whether the snapshot takes the table's place, instead of being compared with it.
     pub(crate) fn replaces(self) -> bool {
         match self {
-            Self::BelowFloor | Self::NewEpoch | Self::Fork | Self::Gap => true,
+            Self::BelowFloor | Self::NewEpoch | Self::Fork | Self::Gap | Self::Restored => true,
             Self::PeerMismatch | Self::AuditMismatch | Self::Asked => false,
         }
     }
@@ -213,6 +218,7 @@ impl ResyncCause {
             Self::PeerMismatch => "peer mismatch",
             Self::AuditMismatch => "audit mismatch",
             Self::Asked => "asked",
+            Self::Restored => "restored",
             Self::BelowFloor => "below floor",
             Self::NewEpoch => "new epoch",
             Self::Fork => "fork",

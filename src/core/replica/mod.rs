@@ -17,6 +17,8 @@
 //! | a page | a notice, a head or a write of our own lies ahead |
 //! | the head | the check interval is over; before a page once it has been over for as long again |
 
+#[cfg(feature = "testing")]
+mod falsify;
 mod io;
 mod link;
 mod news;
@@ -63,6 +65,8 @@ struct State {
     table: Table,
     history: History,
     checksum: Option<Checksum>,
+    /// It was kept outside the database, which has not been asked since.
+    restored: bool,
 }
 
 impl Replica {
@@ -97,6 +101,7 @@ impl Replica {
             Input::Head { session, head } => self.head(now, session, &head),
             Input::Page { session, page } => self.page(now, session, page),
             Input::Snapshot { session, snapshot } => self.snapshot(now, session, snapshot),
+            Input::Restored(loaded) => self.restore(now, loaded),
             Input::Committed(committed) => self.committed(now, committed),
             Input::ResyncAsked { ticket } => {
                 let mut demand = Demand::new(ResyncCause::Asked, now);
@@ -166,10 +171,6 @@ impl Replica {
     /// The checksum of the revision shown, computed once for each.
     pub(crate) fn checksum(&mut self) -> Option<Checksum> {
         self.state.as_mut().map(State::checksum)
-    }
-
-    pub(crate) fn proven_at(&self) -> Option<Duration> {
-        self.proven_at
     }
 
     pub(crate) fn mode(&self) -> Mode {

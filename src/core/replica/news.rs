@@ -10,9 +10,18 @@ use super::{ClaimSource, Replica, State};
 use crate::core::history::History;
 use crate::core::notice::Notice;
 use crate::core::table::Table;
-use crate::core::{Cause, ChangeSet, Cursor, Journaled, Revision, Snapshot};
+use crate::core::{Cause, ChangeSet, Cursor, Entry, Journaled, Revision, Snapshot};
 
 impl Replica {
+    /// Whether what is shown was kept outside the database, which has not been asked since.
+    pub(crate) fn restored(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.restored)
+    }
+
+    pub(crate) fn proven_at(&self) -> Option<Duration> {
+        self.proven_at
+    }
+
     /// A notice is a hint: it leads to a read or to nothing.
     pub(super) fn heard(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
         let cursor = self.cursor();
@@ -308,18 +317,30 @@ impl Replica {
     }
 
     fn load(&mut self, loaded: Loaded, sent: Duration) {
-        let cursor = loaded.cursor;
         self.repair.loaded(loaded.audit);
-        let table = Table::build(loaded.entries);
+        self.begin(loaded.cursor, loaded.entries, false);
+        self.proven_at = Some(sent);
+    }
+
+    /// Shows a state that was kept outside the database. It proves nothing, and the whole table is owed: only what the
+    /// database says of it decides whether it goes on or is of a history that was replaced.
+    pub(super) fn restore(&mut self, now: Duration, loaded: Loaded) {
+        if self.state.is_none() {
+            self.begin(loaded.cursor, loaded.entries, true);
+            self.repair.demand(Demand::new(ResyncCause::Restored, now));
+        }
+    }
+
+    fn begin(&mut self, cursor: Cursor, entries: Vec<Arc<Entry>>, restored: bool) {
+        let table = Table::build(entries);
         let snapshot = Arc::new(Snapshot::new(cursor, table.entries()));
-        let history = History::at(cursor.revision, cursor.id);
         self.state = Some(State {
             cursor,
             table,
-            history,
+            history: History::at(cursor.revision, cursor.id),
             checksum: None,
+            restored,
         });
-        self.proven_at = Some(sent);
         self.actions
             .push_back(Action::Publish(Publication::Loaded(snapshot)));
     }
@@ -359,6 +380,7 @@ impl Replica {
             table,
             history: History::at(cursor.revision, cursor.id),
             checksum: None,
+            restored: false,
         };
         let after = state.checksum();
         self.proven_at = Some(sent);

@@ -18,7 +18,7 @@ fn engine() -> Arc<Engine> {
         notifications: true,
         sync_on_mismatch: true,
     };
-    Engine::new(config, 1, "memory".to_owned()).0
+    Engine::new(config, 1, "memory".to_owned(), Clock::start()).0
 }
 
 #[test]

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
-use tokio::time::Instant;
 
 use self::queue::{Queue, Ticket, Turn, Way};
 use super::Engine;
@@ -100,7 +99,7 @@ impl Writer {
     }
 
     /// Writes, at most until the deadline.
-    pub(crate) async fn write(&self, request: WriteRequest, deadline: Instant) -> Outcome {
+    pub(crate) async fn write(&self, request: WriteRequest, deadline: Duration) -> Outcome {
         let what = request.what();
         let units = u32::try_from(request.bytes().div_ceil(UNIT)).unwrap_or(QUEUE);
         let _room = self
@@ -114,14 +113,14 @@ impl Writer {
         };
         self.shared.put(Waiting::new(request, caller))?;
         let mut answered = answered;
-        let in_time = match tokio::time::timeout_at(deadline, &mut answered).await {
+        let clock = &self.shared.engine.clock;
+        let left = deadline.saturating_sub(clock.now());
+        let in_time = match clock.timeout(left, &mut answered).await {
             Ok(told) => Some(told),
             Err(_) if stage.now() => {
                 return Err(Error::unavailable(what, "it could not be sent in time"));
             }
-            Err(_) => tokio::time::timeout_at(deadline + GRACE, answered)
-                .await
-                .ok(),
+            Err(_) => clock.timeout(GRACE, answered).await.ok(),
         };
         match in_time {
             Some(Ok(outcome)) => outcome,
@@ -133,13 +132,20 @@ impl Writer {
 
     /// Waits for room in the queue. Where there is room a caller takes its place at once, also one who calls a thousand times
     /// without a pause, whom the runtime would otherwise make wait.
-    async fn room(&self, units: u32, what: &str, deadline: Instant) -> Result<SemaphorePermit<'_>> {
+    async fn room(
+        &self,
+        units: u32,
+        what: &str,
+        deadline: Duration,
+    ) -> Result<SemaphorePermit<'_>> {
         match self.room.try_acquire_many(units) {
             Ok(room) => return Ok(room),
             Err(TryAcquireError::Closed) => return Err(Kind::Closed.into()),
             Err(TryAcquireError::NoPermits) => {}
         }
-        match tokio::time::timeout_at(deadline, self.room.acquire_many(units)).await {
+        let clock = &self.shared.engine.clock;
+        let left = deadline.saturating_sub(clock.now());
+        match clock.timeout(left, self.room.acquire_many(units)).await {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) => Err(Kind::Closed.into()),
             Err(_) => {
@@ -160,7 +166,8 @@ impl Writer {
         let mut lanes = self.shared.lanes.subscribe();
         // The sender lives as long as this writer.
         let none_left = lanes.wait_for(|lanes| *lanes == 0);
-        let in_time = tokio::time::timeout(FAREWELL, none_left).await.is_ok();
+        let clock = &self.shared.engine.clock;
+        let in_time = clock.timeout(FAREWELL, none_left).await.is_ok();
         if !in_time {
             self.shared.stop.send_replace(true);
             drop(lanes.wait_for(|lanes| *lanes == 0).await);
@@ -231,7 +238,8 @@ impl Shared {
                 shared: self.clone(),
                 ticket: Some(ticket),
             };
-            self.runtime.spawn(lane.run(writes, patient));
+            let _entered = self.runtime.enter();
+            drop(self.engine.clock.spawn(lane.run(writes, patient)));
         }
     }
 
@@ -358,7 +366,7 @@ impl Lane {
             let again = {
                 let shared = self.shared.clone();
                 let mut work = pin!(shared.turn(writes, patient));
-                match tokio::time::timeout(PATIENCE, &mut work).await {
+                match shared.engine.clock.timeout(PATIENCE, &mut work).await {
                     Ok(again) => again,
                     Err(_) => {
                         self.be_slow();
@@ -414,8 +422,8 @@ mod tests {
     use super::*;
     use crate::Batch;
     use crate::core::replica::Config;
-    use crate::runtime::clock;
-    use crate::store::memory::{MemoryDatabase, Sources};
+    use crate::runtime::Clock;
+    use crate::store::memory::MemoryDatabase;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -430,11 +438,9 @@ mod tests {
             notifications: true,
             sync_on_mismatch: true,
         };
-        let sources = Sources {
-            wall: clock::wall,
-            random: clock::random,
-        };
-        let engine = Engine::new(config, 1, "memory".to_owned()).0;
+        let clock = Clock::start();
+        let sources = clock.sources();
+        let engine = Engine::new(config, 1, "memory".to_owned(), clock).0;
         Writer::new(engine, MemoryDatabase::new().store(1, sources))
     }
 
@@ -456,7 +462,7 @@ mod tests {
     async fn what_waits_is_bounded_in_number_and_in_bytes_and_the_rest_has_its_turn() {
         for (bytes, calls, most) in [(1, 1_100, 1_024), (1_000_000, 80, 67)] {
             let writer = writer();
-            let deadline = writer.shared.engine.clock.at(HOUR);
+            let deadline = HOUR;
             let mut writes: Vec<_> = (0..calls)
                 .map(|number| Box::pin(writer.write(request(number, bytes), deadline)))
                 .collect();
@@ -480,7 +486,7 @@ mod tests {
                 .build()
                 .unwrap();
             let writer = runtime.block_on(async { writer() });
-            let deadline = writer.shared.engine.clock.at(HOUR);
+            let deadline = HOUR;
             drop(runtime);
             (writer, deadline)
         })

@@ -15,14 +15,14 @@ use crate::store::{Answered, Mailbox, RecordedChange, WriteRequest};
 use crate::write::{Item, Precondition, WrittenKey};
 
 /// Time and randomness, which come from outside.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Sources {
-    pub(crate) wall: fn() -> SystemTime,
-    pub(crate) random: fn() -> u64,
+    pub(crate) wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Sources {
-    pub(super) fn bits(self) -> u128 {
+    pub(super) fn bits(&self) -> u128 {
         (u128::from((self.random)()) << 64) | u128::from((self.random)())
     }
 }
@@ -39,6 +39,10 @@ pub(super) struct Content {
     pub(super) claims: BTreeMap<&'static str, SystemTime>,
     pub(super) listeners: Vec<Weak<Mailbox>>,
     pub(super) consumers: BTreeMap<String, Stand>,
+    /// The id of revision 0.
+    pub(super) first: RevisionId,
+    /// Rows that are not what the journal's last word says, with that last word.
+    pub(super) altered: BTreeMap<Key, Option<Arc<str>>>,
 }
 
 #[derive(Clone)]
@@ -54,6 +58,9 @@ pub(super) struct Kept {
     pub(super) origin: Option<u64>,
     idempotency_key: Option<String>,
     pub(super) changes: Vec<RecordedChange>,
+    /// The rows before each of them.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "a test rewinds"))]
+    pub(super) before: Vec<Option<Row>>,
 }
 
 impl Default for Content {
@@ -70,16 +77,19 @@ impl Default for Content {
             claims: BTreeMap::new(),
             listeners: Vec::new(),
             consumers: BTreeMap::new(),
+            first: RevisionId::from_u128(0),
+            altered: BTreeMap::new(),
         }
     }
 }
 
 impl Content {
     /// The first instance brings the randomness that names this history.
-    pub(super) fn begin(&mut self, sources: Sources) {
+    pub(super) fn begin(&mut self, sources: &Sources) {
         if self.epoch == Epoch::from_u128(0) {
             self.epoch = Epoch::from_u128(sources.bits());
             self.id = RevisionId::from_u128(sources.bits());
+            self.first = self.id;
         }
     }
 
@@ -200,23 +210,20 @@ impl Content {
         changes: Vec<RecordedChange>,
         origin: u64,
         idempotency_key: Option<String>,
-        sources: Sources,
+        sources: &Sources,
     ) -> Journaled {
         let at = (sources.wall)();
         self.revision = self.revision.next();
         self.id = RevisionId::from_u128(sources.bits());
+        let mut before = Vec::new();
         for change in &changes {
-            match &change.new {
-                Some(text) => {
-                    let row = Row {
-                        text: text.clone(),
-                        revision: self.revision,
-                        at_micros: micros(at),
-                    };
-                    drop(self.entries.insert(change.key.clone(), row));
-                }
-                None => drop(self.entries.remove(&change.key)),
-            }
+            let row = change.new.as_ref().map(|text| Row {
+                text: text.clone(),
+                revision: self.revision,
+                at_micros: micros(at),
+            });
+            before.push(self.put(&change.key, row));
+            self.altered.remove(&change.key);
         }
         let kept = Kept {
             id: self.id,
@@ -224,6 +231,7 @@ impl Content {
             origin: Some(origin),
             idempotency_key,
             changes,
+            before,
         };
         let journaled = journaled(self.revision, &kept);
         self.journal.insert(self.revision, kept);
@@ -235,6 +243,14 @@ impl Content {
             .encode(),
         );
         journaled
+    }
+
+    /// Sets or removes one row and returns the one before.
+    pub(super) fn put(&mut self, key: &Key, row: Option<Row>) -> Option<Row> {
+        match row {
+            Some(row) => self.entries.insert(key.clone(), row),
+            None => self.entries.remove(key),
+        }
     }
 
     pub(super) fn ring(&mut self, text: &str) {

@@ -6,6 +6,8 @@
 mod consumers;
 mod content;
 mod journal;
+#[cfg(feature = "testing")]
+mod tamper;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,8 +17,8 @@ use async_trait::async_trait;
 pub(crate) use self::content::Sources;
 use self::content::{Content, journaled};
 use super::{
-    Consumers, GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, Store, Task, WriteAnswer,
-    WriteRequest,
+    Consumers, GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, RecordedChange, Store,
+    Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};
@@ -60,7 +62,7 @@ impl MemoryDatabase {
     }
 
     pub(crate) fn store(&self, instance: u64, sources: Sources) -> Arc<dyn Store> {
-        self.shared.content().begin(sources);
+        self.shared.content().begin(&sources);
         Arc::new(MemoryStore {
             shared: self.shared.clone(),
             instance,
@@ -155,7 +157,7 @@ impl Store for MemoryStore {
         let judged: Vec<Judged> = requests.iter().map(judge).collect();
         let committed = (!changes.is_empty()).then(|| {
             let anchor = content.id_of(content.revision);
-            let journaled = content.seal(changes, self.instance, idempotency_key, self.sources);
+            let journaled = content.seal(changes, self.instance, idempotency_key, &self.sources);
             Committed {
                 epoch: content.epoch,
                 anchor,
@@ -216,12 +218,29 @@ impl Store for MemoryStore {
     }
 
     async fn altered(&self) -> Result<Vec<(Key, Option<Arc<str>>)>> {
-        Ok(Vec::new())
+        let content = self.shared.content();
+        let differs = |(key, tracked): &(&Key, &Option<Arc<str>>)| {
+            tracked.as_ref() != content.entries.get(*key).map(|row| &row.text)
+        };
+        let altered = content.altered.iter().filter(differs);
+        let altered = altered.map(|(key, tracked)| (key.clone(), tracked.clone()));
+        Ok(altered.collect())
     }
 
-    async fn reconcile(&self, _keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
-        // Nothing changes this database but its own writes.
-        Ok(None)
+    async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
+        let mut content = self.shared.content();
+        let changes = keys.iter().filter_map(|(key, _)| {
+            let old = content.altered.get(key)?.clone();
+            let new = content.entries.get(key).map(|row| row.text.clone());
+            let key = key.clone();
+            (old != new).then_some(RecordedChange { key, old, new })
+        });
+        let changes: Vec<RecordedChange> = changes.collect();
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let sealed = content.seal(changes, self.instance, None, &self.sources);
+        Ok(Some(sealed.revision))
     }
 
     async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {

@@ -57,6 +57,7 @@ pub(crate) struct PostgresStore {
     /// Where to LISTEN; without it the session is taken from the pool and polls.
     address: Option<Config>,
     description: String,
+    identity: Option<String>,
     settings: Settings,
     instance: u64,
     prepared: OnceCell<Prepared>,
@@ -84,6 +85,12 @@ impl PostgresStore {
             .or(listen.as_ref())
             .map_or_else(|| "a pool".to_owned(), address::describe);
         let description = format!("PostgreSQL {place} table {}", settings.table_name);
+        let identity = url.as_ref().or(listen.as_ref()).map(|config| {
+            // Without a schema it is the role's search path that says which table it is.
+            let role = config.get_user().unwrap_or_default();
+            let schema = settings.schema.as_deref().unwrap_or("");
+            format!("{description} schema {schema:?} as {role}")
+        });
         let own_pool = pool.is_none();
         let apart = !own_pool || listen.is_some();
         let pool = match (pool, &url) {
@@ -103,6 +110,7 @@ impl PostgresStore {
             apart,
             address: listen.or(url),
             description,
+            identity,
             settings,
             instance,
             prepared,
@@ -303,6 +311,10 @@ fn report(names: &Names, migrated: &migrate::Migrated) {
 impl Store for PostgresStore {
     fn describe(&self) -> String {
         self.description.clone()
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.identity.clone()
     }
 
     async fn prepare(&self) -> Result<()> {

@@ -1,7 +1,10 @@
 //! What goes wrong between a replica and the database.
 
+use std::sync::Arc;
+
 use super::world::{Item, World};
-use crate::core::replica::Input;
+use crate::core::replica::{Input, Loaded, Replica};
+use crate::core::{Entry, Value};
 
 impl World {
     /// The history changed in a way that no notice tells of.
@@ -17,6 +20,32 @@ impl World {
             let lost = Input::Disconnected { session, why };
             self.hosts[at].items.push(Item::Deliver(lost, None));
         }
+    }
+
+    /// Ends a process and begins a new one with one of the states that the old one showed.
+    pub(super) fn restart(&mut self, at: usize, nth: usize) {
+        let (now, host) = (self.now, &mut self.hosts[at]);
+        let shown: Vec<_> = host.shown.drain(..).map(|(cursor, _)| cursor).collect();
+        let cursor = shown.get(nth % shown.len().max(1)).copied();
+        host.replica = Replica::new(host.config.clone(), nth as u64, now);
+        // A repair that was lost with its process is done at another audit, which the worlds' time may not reach.
+        host.items.retain(|item| matches!(item, Item::Reconcile(_)));
+        (host.open, host.asking, host.view, host.proven_at) = (None, None, None, None);
+        (host.missed, host.fork_told) = (true, false);
+        host.asked.clear();
+        let kept = cursor.and_then(|cursor| {
+            let (texts, _) = self.database.truth.states.get(&cursor)?;
+            let entry = texts.iter().map(|(key, text)| {
+                let value = Value::stored(text);
+                Arc::new(Entry::new(key.clone(), value, cursor.revision, 0))
+            });
+            Some(Loaded {
+                cursor,
+                audit: None,
+                entries: entry.collect(),
+            })
+        });
+        self.handle(at, kept.map_or(Input::Tick, Input::Restored));
     }
 
     /// Loses what can be lost. A query that is never answered ends the session.

@@ -6,6 +6,7 @@ mod following;
 mod model;
 mod reference;
 mod repairing;
+mod restoring;
 mod script;
 mod storms;
 mod world;

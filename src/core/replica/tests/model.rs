@@ -45,6 +45,8 @@ enum Op {
     RefuseListen(usize, bool),
     Deafen(usize, bool),
     AskResync(usize),
+    /// The process ends, and a new one begins with a state that the old one had kept.
+    Restart(usize, usize),
     /// Everything under way arrives.
     Settle,
     Pass {
@@ -98,7 +100,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => host.clone().prop_map(Op::Drop),
         2 => (host.clone(), any::<bool>()).prop_map(|(at, yes)| Op::RefuseListen(at, yes)),
         2 => (host.clone(), any::<bool>()).prop_map(|(at, yes)| Op::Deafen(at, yes)),
-        3 => host.prop_map(Op::AskResync),
+        3 => host.clone().prop_map(Op::AskResync),
+        3 => (host, 0..8usize).prop_map(|(at, nth)| Op::Restart(at, nth)),
         12 => Just(Op::Settle),
         10 => (prop_oneof![0..20u64, 0..4_000u64, 0..40_000u64], any::<bool>())
             .prop_map(|(millis, prompt)| Op::Pass { millis, prompt }),
@@ -188,6 +191,7 @@ fn apply(world: &mut World, op: &Op) {
         Op::RefuseListen(at, yes) => world.hosts[at % count].refuses_listen = *yes,
         Op::Deafen(at, yes) => world.hosts[at % count].deaf = *yes,
         Op::AskResync(at) => world.ask_resync(at % count),
+        Op::Restart(at, nth) => world.restart(at % count, *nth),
         Op::Settle => {
             world.settle();
             world.check_prompt();

@@ -124,17 +124,13 @@ impl Script {
     }
 
     pub(super) fn snapshot_of(&mut self, cursor: Cursor, texts: Texts<'_>) -> String {
-        let entry = |(key, text): &(&str, &str)| {
-            let (key, value) = (Key::stored(key), Value::stored(text));
-            Arc::new(Entry::new(key, value, cursor.revision, 0))
-        };
-        let snapshot = Loaded {
-            cursor,
-            audit: None,
-            entries: texts.iter().map(entry).collect(),
-        };
-        let session = self.session;
+        let (session, snapshot) = (self.session, loaded(cursor, texts));
         self.feed(Input::Snapshot { session, snapshot })
+    }
+
+    /// Hands in a state that was kept outside the database.
+    pub(super) fn restored(&mut self, cursor: Cursor, texts: Texts<'_>) -> String {
+        self.feed(Input::Restored(loaded(cursor, texts)))
     }
 
     pub(super) fn page(&mut self, anchor: Option<u128>, revisions: &[Journaled]) -> String {
@@ -276,6 +272,18 @@ impl Script {
             Told::Forked { .. } => "forked".to_owned(),
             Told::HeartbeatHeard { .. } | Told::Resynced { .. } => return None,
         })
+    }
+}
+
+fn loaded(cursor: Cursor, texts: Texts<'_>) -> Loaded {
+    let entry = |(key, text): &(&str, &str)| {
+        let (key, value) = (Key::stored(key), Value::stored(text));
+        Arc::new(Entry::new(key, value, cursor.revision, 0))
+    };
+    Loaded {
+        cursor,
+        audit: None,
+        entries: texts.iter().map(entry).collect(),
     }
 }
 
