@@ -156,6 +156,20 @@ impl LiveGroup for Burst {
     }
 }
 
+/// Binds groups under names that are no prefixes.
+#[derive(Debug)]
+struct Loose;
+
+impl LiveGroup for Loose {
+    fn bind(keys: &LiveKeys<'_>) -> Result<Self> {
+        for prefix in ["", "burst"] {
+            let error = keys.group::<Burst>(prefix).map(drop).unwrap_err();
+            assert!(error.to_string().contains("separator"), "{error}");
+        }
+        keys.live(&"k".repeat(255), 0).map(|_| Self)
+    }
+}
+
 async fn a_group_is_bound_to_its_prefix(fleet: Fleet) {
     let one = fleet.start().await;
     let limits: Limits = one.group("limit:").unwrap();
@@ -178,6 +192,10 @@ async fn a_group_is_bound_to_its_prefix(fleet: Fleet) {
             error.is_invalid_input() && error.to_string().contains("separator"),
             "{error}"
         );
+    }
+    let long = one.group::<Loose>("limit:").unwrap_err().to_string();
+    for part in ["kkk", "limit:", "261", "255"] {
+        assert!(long.contains(part), "{long}");
     }
 }
 

@@ -40,6 +40,12 @@ pub(crate) async fn next(changes: &mut Changes) -> (String, Option<String>, Opti
     said(&change.expect("a change comes").expect("the stream goes on"))
 }
 
+/// Whether the stream has ended.
+pub(crate) async fn ended(changes: &mut Changes) -> bool {
+    let end = tokio::time::timeout(PATIENCE, StreamExt::next(changes)).await;
+    end.expect("a change or the end comes").is_none()
+}
+
 async fn a_stream_tells_every_change_in_order_and_ends_at_shutdown(fleet: Fleet) {
     let one = fleet.start().await;
     one.set("k:0", "before").await.unwrap();
@@ -59,7 +65,7 @@ async fn a_stream_tells_every_change_in_order_and_ends_at_shutdown(fleet: Fleet)
     drop(changes);
     assert_eq!(one.status().subscriptions, 1);
     one.shutdown().await.unwrap();
-    assert!(StreamExt::next(&mut others).await.is_none());
+    assert!(ended(&mut others).await);
     assert!(others.next().await.is_none(), "and stays so");
     assert!(one.changes(Filter::all()).unwrap_err().is_closed());
 }
@@ -129,6 +135,7 @@ async fn a_wait_for_a_change_ends_with_the_next_one(fleet: Fleet) {
     let pending = tokio::spawn(async move { waiter.changed("k").await });
     until_status(&two, "it waits", |status| status.subscriptions == 1).await;
     two.shutdown().await.unwrap();
-    assert!(pending.await.unwrap().unwrap_err().is_closed());
+    let closed = tokio::time::timeout(PATIENCE, pending).await.unwrap();
+    assert!(closed.unwrap().unwrap_err().is_closed());
     assert!(two.changed("k").await.unwrap_err().is_closed());
 }

@@ -8,6 +8,7 @@ use sync_config::{Checksum, Entry, Snapshot};
 
 use crate::fleet::{Fleet, Seen, record};
 use crate::support::wait::{PATIENCE, Probe};
+use crate::typed_streams::ended;
 
 on_every_store! {
     a_view_shows_its_own_keys_and_no_others
@@ -231,7 +232,7 @@ async fn views_of_views_share_what_is_decoded(fleet: Fleet) {
 async fn the_shutdown_of_a_view_ends_what_was_made_through_it_alone(fleet: Fleet) {
     let one = fleet.start().await;
     let (view, other) = (one.scoped("a:").unwrap(), one.scoped("a:").unwrap());
-    let (mut ended, mut goes_on) = (
+    let (mut ends, mut goes_on) = (
         view.changes(Filter::all()).unwrap(),
         other.changes(Filter::all()).unwrap(),
     );
@@ -244,7 +245,7 @@ async fn the_shutdown_of_a_view_ends_what_was_made_through_it_alone(fleet: Fleet
     let handle = view.live("k", 0i64).unwrap();
     view.shutdown().await.unwrap();
     view.shutdown().await.unwrap();
-    assert!(ended.next().await.is_none());
+    assert!(ended(&mut ends).await);
     assert!(view.set("k", 1).await.unwrap_err().is_closed());
     assert!(
         view.on_change(Filter::all(), |_| {})
