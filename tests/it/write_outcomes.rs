@@ -251,7 +251,9 @@ async fn a_stale_instance_that_sets_what_it_holds_writes_all_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_was_given_up_is_not_applied_later() {
     let db = TestDb::new().await;
-    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_millis(500));
+    let settings = quick(Settings::new(db.url()))
+        .request_timeout(Duration::from_millis(500))
+        .statement_timeout(Duration::ZERO);
     let service = start(settings).await;
     service.set("k", 1).await.unwrap();
     let admin = db.client().await;
@@ -271,4 +273,26 @@ async fn a_write_that_was_given_up_is_not_applied_later() {
     run(&admin, "COMMIT").await;
     until_status(&service, "psql's edit", |status| status.revision.get() == 2).await;
     assert_eq!((service.get_i64("k", 0), head(&admin).await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_takes_too_long_is_ended_by_the_server_and_known_not_to_be_applied() {
+    let db = TestDb::new().await;
+    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_secs(2));
+    let service = start(settings).await;
+    service.set("k", 1).await.unwrap();
+    let admin = db.client().await;
+    run(
+        &admin,
+        "BEGIN; UPDATE sync_config SET value = '2' WHERE key = 'k'",
+    )
+    .await;
+    let error = service.set("k", 3).await.unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("57014"),
+        "{error}"
+    );
+    run(&admin, "COMMIT").await;
+    until_status(&service, "psql's edit", |status| status.revision.get() == 2).await;
+    assert_eq!(service.get_i64("k", 0), 2);
 }

@@ -13,12 +13,10 @@ use deadpool_postgres::ClientWrapper;
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
-use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls, Socket, Statement,
-};
+use tokio_postgres::{AsyncMessage, Client, IsolationLevel, Statement};
 
+use super::connect::{Address, Role};
 use super::identifier::quote;
 use super::queries::Queries;
 use super::{address, fault, rows};
@@ -27,21 +25,8 @@ use crate::core::replica::{Head, Loaded, Page};
 use crate::error::{Error, Result};
 use crate::store::{Heard, Listener, Mailbox};
 
-/// Asks the server to drop this session soon after its peer is gone, never for idling, and not to compile queries, which
-/// costs small ones more than they take. Sent when logging in, so that nothing of it stays behind on a connection that a
-/// pooler lends to others. Later entries do without what older servers, or a pooler, refuse.
-const OPTIONS: [&str; 3] = [
-    "-c jit=off -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000 -c idle_session_timeout=0",
-    "-c jit=off -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000",
-    "",
-];
-
 /// A stream without a row for this long is dead: scans of the table need no sorting, so their first row comes at once.
 const STALL: Duration = Duration::from_secs(5);
-
-/// What a server or a pooler says of options that it does not take: undefined object, invalid value, wrong protocol, and
-/// PgBouncer's own.
-const UNTAKEN: [&str; 4] = ["42704", "22023", "0A000", "08P01"];
 
 /// How long a connection may take to say good-bye.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -60,6 +45,8 @@ pub(super) struct PgListener {
     entries: String,
     /// `None` on a session that was taken from a pool.
     channel: Option<String>,
+    /// Whether the session is to stay only while the server takes writes.
+    must_write: bool,
     mailbox: Arc<Mailbox>,
     socket: Mutex<Option<JoinHandle<()>>>,
 }
@@ -67,12 +54,13 @@ pub(super) struct PgListener {
 impl PgListener {
     /// Opens a connection of its own and keeps its socket drained.
     pub(super) async fn connect(
-        address: &Config,
+        address: &Address,
         queries: &Queries,
         channel: &str,
     ) -> Result<Self> {
         let what = "opening the listening session";
-        let (client, mut connection) = log_in(address)
+        let (client, mut connection) = address
+            .open(Role::Listener)
             .await
             .map_err(|error| fault::read(what, &error))?;
         let mailbox = Arc::new(Mailbox::default());
@@ -88,13 +76,9 @@ impl PgListener {
             }
         });
         let client: Held = Box::new(Box::new(client));
-        Ok(Self::new(
-            client,
-            queries,
-            Some(channel),
-            mailbox,
-            Some(socket),
-        ))
+        let mut session = Self::new(client, queries, Some(channel), mailbox, Some(socket));
+        session.must_write = address.must_write();
+        Ok(session)
     }
 
     /// A session of a pool, which drops notices: it only reads.
@@ -117,6 +101,7 @@ impl PgListener {
             plan: OnceCell::new(),
             entries: queries.entries.clone(),
             channel: channel.map(str::to_owned),
+            must_write: false,
             mailbox,
             socket: Mutex::new(socket),
         }
@@ -162,6 +147,10 @@ impl Listener for PgListener {
             .map_err(|error| fault::read(what, &error))?;
         let row = found.first().ok_or_else(|| rows::strange(what))?;
         refuse_standby(what, row)?;
+        if self.must_write && rows::read_only(row) {
+            let problem = "the server takes no writes any more; looking for one that does";
+            return Err(Error::unavailable(what, problem));
+        }
         let mut head = rows::head(row).ok_or_else(|| rows::strange(what))?;
         if let (Some(ours), Some(theirs)) = (self.channel.as_deref(), rows::channel(row))
             && ours != theirs
@@ -251,37 +240,6 @@ impl Drop for PgListener {
         if let Some(socket) = self.socket.get_mut().take() {
             socket.abort();
         }
-    }
-}
-
-/// Logs in with as many of the [`OPTIONS`] as are taken.
-async fn log_in(
-    address: &Config,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), tokio_postgres::Error> {
-    let given = address.get_options().unwrap_or_default();
-    let mut refused = None;
-    for options in OPTIONS {
-        let mut config = address.clone();
-        let wanted = format!("{options} {given}");
-        if !wanted.trim().is_empty() {
-            config.options(wanted.trim());
-        }
-        match config.connect(NoTls).await {
-            Ok(session) => return Ok(session),
-            // An unknown setting, or a parameter that a pooler does not pass on. Anything else will not get better.
-            Err(error)
-                if error
-                    .code()
-                    .is_some_and(|code| UNTAKEN.contains(&code.code())) =>
-            {
-                refused = Some(error);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    match refused {
-        Some(error) => Err(error),
-        None => address.connect(NoTls).await,
     }
 }
 

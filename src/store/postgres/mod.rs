@@ -7,14 +7,26 @@
 mod address;
 #[cfg(feature = "cli")]
 pub(crate) mod admin;
+mod connect;
+mod dsn;
 mod fault;
 mod fold;
+mod hosts;
 pub(crate) mod identifier;
 mod lent;
 mod listener;
 pub(crate) mod migrate;
 mod queries;
+mod refusal;
 mod rows;
+mod security;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
+#[cfg(feature = "tls")]
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +35,10 @@ use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures_util::pin_mut;
 use tokio::sync::OnceCell;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, NoTls, Row};
 
+use self::connect::{Address, Opener};
 use self::identifier::{Names, QualifiedName};
 use self::lent::Lent;
 use self::listener::PgListener;
@@ -45,10 +58,12 @@ pub(crate) struct PostgresStore {
     pool: Pool,
     /// Whether the pool is this store's own, to be closed with it.
     own_pool: bool,
+    /// Where the connections of the store's own pool lead.
+    opened_at: Option<Arc<Address>>,
     /// Whether pool and session have addresses of their own.
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
-    address: Option<Config>,
+    address: Option<Arc<Address>>,
     description: String,
     settings: Settings,
     instance: u64,
@@ -66,19 +81,20 @@ impl PostgresStore {
         let url = settings
             .database_url
             .as_deref()
-            .map(|url| address::parse("database_url", url, settings))
+            .map(|url| Address::parse("database_url", url, settings).map(Arc::new))
             .transpose()?;
         let listen = settings.listen_database_url.as_deref();
         let listen = listen
-            .map(|url| address::parse("listen_database_url", url, settings))
+            .map(|url| Address::parse("listen_database_url", url, settings).map(Arc::new))
             .transpose()?;
         let place = url
             .as_ref()
             .or(listen.as_ref())
-            .map_or_else(|| "a pool".to_owned(), address::describe);
+            .map_or_else(|| "a pool".to_owned(), |address| address.describe());
         let description = format!("PostgreSQL {place} table {}", settings.table_name);
         let own_pool = pool.is_none();
         let apart = !own_pool || listen.is_some();
+        let opened_at = url.clone().filter(|_| own_pool);
         let pool = match (pool, &url) {
             (Some(pool), _) => pool,
             (None, Some(url)) => own(url.clone(), settings)?,
@@ -91,6 +107,7 @@ impl PostgresStore {
         Ok(Self {
             pool,
             own_pool,
+            opened_at,
             apart,
             address: listen.or(url),
             description,
@@ -103,7 +120,7 @@ impl PostgresStore {
     async fn client(&self, what: &str) -> Result<Lent> {
         let client = self.pool.get().await;
         client
-            .map(Lent::new)
+            .map(|client| Lent::new(client, self.opened_at.clone()))
             .map_err(|error| fault::pool(what, &error))
     }
 
@@ -206,7 +223,7 @@ impl PostgresStore {
     ) -> Result<Option<Row>> {
         let client = self.client(what).await?;
         let rows = client.query_typed(sql, params).await;
-        client.give_back();
+        client.answered(&rows);
         let rows = rows.map_err(|error| fault::read(what, &error))?;
         Ok(rows.into_iter().next())
     }
@@ -235,14 +252,11 @@ impl PostgresStore {
     }
 }
 
-fn own(config: Config, settings: &Settings) -> Result<Pool> {
-    let manager = Manager::from_config(
-        config,
-        NoTls,
-        ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        },
-    );
+fn own(address: Arc<Address>, settings: &Settings) -> Result<Pool> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = Manager::from_connect(address.config().clone(), Opener(address), recycling);
     Pool::builder(manager)
         .max_size(settings.max_connections)
         .wait_timeout(Some(settings.request_timeout))
@@ -328,7 +342,7 @@ impl Store for PostgresStore {
             answer = client.query_typed(&prepared.queries.write, &params) => answer,
             () = &mut deadline => return Err(fault::unknown(&what, "no answer in time")),
         };
-        client.give_back();
+        client.answered(&answer);
         let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
         rows::write_answer(items, &answer, self.instance)
             .ok_or_else(|| fault::unknown(&what, "the answer could not be understood"))

@@ -87,6 +87,11 @@ pub(super) fn standby(row: &Row) -> bool {
     row.try_get(7).unwrap_or(false)
 }
 
+/// Whether the statement's transaction could not write, in a row of `head.sql`.
+pub(super) fn read_only(row: &Row) -> bool {
+    row.try_get(10).unwrap_or(false)
+}
+
 /// A row of `entries.sql`.
 pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
     let (key, value) = (
