@@ -40,4 +40,6 @@ mod subscribers;
 mod support;
 mod support_proxy;
 mod support_self;
+#[cfg(feature = "tls")]
+mod tls;
 mod write_outcomes;

@@ -233,6 +233,11 @@ pub(super) fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("the server's certificate is for another host name ({problem})")
             }
+            // webpki's own, which rustls passes on without a name.
+            other if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server's certificate is that of an authority, and none of sslrootcert's"
+                    .to_owned()
+            }
             other => format!("the server's certificate is not accepted ({other})"),
         },
         rustls::Error::AlertReceived(alert) => {

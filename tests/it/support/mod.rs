@@ -20,4 +20,6 @@ pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
 pub(crate) mod proxy;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod wait;
