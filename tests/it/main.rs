@@ -20,6 +20,7 @@ mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
+mod pgbouncer;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

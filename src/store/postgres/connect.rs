@@ -100,6 +100,12 @@ impl Address {
         self.target.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite
     }
 
+    /// Whether the listening session's settings were refused, all of them: that is what poolers do.
+    pub(super) fn without_settings(&self) -> bool {
+        let options = &self.sessions[1];
+        options.level.load(Ordering::Relaxed) + 1 == options.levels.len()
+    }
+
     /// The parsed address without what only this program understands.
     pub(super) fn config(&self) -> &Config {
         &self.target.config

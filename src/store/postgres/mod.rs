@@ -53,6 +53,10 @@ use crate::write::{Item, Precondition};
 /// Each wait for a lock is bounded by 30 s; the work is bounded only by this, because adopting a large table takes its time.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(1_800);
 
+/// How often to look for a pooler when a session is opened; each time costs three tiny queries.
+const PROBES: u32 = 2;
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A table in a database, with its helpers.
 pub(crate) struct PostgresStore {
     pool: Pool,
@@ -247,6 +251,28 @@ impl PostgresStore {
         ))
     }
 
+    /// Whether a transaction pooler stands between: then the session's process changes, or serves the pool too. Poolers
+    /// lend the connection that was used last, so that asking in turns shows it soon.
+    async fn shares_a_server(&self, listener: &PgListener) -> bool {
+        let what = "looking for a pooler";
+        for _ in 0..PROBES {
+            let Ok(first) = listener.server().await else {
+                return false;
+            };
+            let asked = self.call(what, listener::SERVER, &[]);
+            // A pool that is busy tells nothing.
+            let Ok(Ok(row)) = tokio::time::timeout(PROBE_TIMEOUT, asked).await else {
+                return false;
+            };
+            let pools: Option<i32> = row.and_then(|row| row.try_get(0).ok());
+            let second = listener.server().await.ok();
+            if pools == Some(first) || second.is_some_and(|second| second != first) {
+                return true;
+            }
+        }
+        false
+    }
+
     fn instance_text(&self) -> String {
         format!("{:016x}", self.instance)
     }
@@ -299,6 +325,9 @@ impl Store for PostgresStore {
                 let listener = PgListener::connect(address, names.0, names.1).await?;
                 if self.apart {
                     self.same_store(&listener).await?;
+                }
+                if self.shares_a_server(&listener).await {
+                    listener.share();
                 }
                 listener
             }

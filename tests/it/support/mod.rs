@@ -16,6 +16,7 @@ pub(crate) mod fetch;
 pub(crate) mod http;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
