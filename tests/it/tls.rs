@@ -400,6 +400,26 @@ async fn a_statement_that_was_given_up_is_cancelled_over_tls() {
     );
 }
 
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn where_the_address_says_nothing_libpqs_variables_count() {
+    use crate::support::program::{program, run};
+    let server = TlsServer::start();
+    server.set(None, None, ANYBODY).await;
+    let said = async |url: &str| {
+        let mut command = program(Some(url), &["list"]);
+        let output = run(command.env("PGSSLMODE", "require")).await;
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (worked, error) = said(&server.url("localhost", "connect_timeout=5")).await;
+    assert!(!worked && error.contains("does not support TLS"), "{error}");
+    let (worked, error) = said(&server.url("localhost", "sslmode=prefer")).await;
+    assert!(worked, "{error}");
+}
+
 /// Passes connections on, and keeps the first bytes that each client sent.
 struct Relay {
     port: u16,

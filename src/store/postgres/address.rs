@@ -26,6 +26,8 @@ const EXAMPLE: &str = "write postgres://user@host:5432/database";
 pub(super) struct Target {
     pub(super) config: Config,
     pub(super) security: Security,
+    /// How long one attempt may take, if the address says it.
+    timeout: Option<Duration>,
 }
 
 impl Target {
@@ -53,19 +55,23 @@ impl Target {
         }
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         config.target_session_attrs(session(parts.own("target_session_attrs"), hosts)?);
-        if config.get_connect_timeout().is_none() {
-            let hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
-            config.connect_timeout((CONNECT_TIMEOUT / hosts).max(LEAST_TIMEOUT));
-        }
+        let timeout = config.get_connect_timeout().copied();
         if config.get_application_name().is_none() {
             config.application_name(settings.instance_name.as_deref().unwrap_or("sync-config"));
         }
-        // A peer that is gone is found within about 12 s, also on a pooled connection that nobody asks anything.
-        config.keepalives_idle(Duration::from_secs(5));
-        config.keepalives_interval(Duration::from_secs(2));
-        config.keepalives_retries(3);
-        config.tcp_user_timeout(Duration::from_secs(10));
-        Ok(Self { config, security })
+        keep_alive(&mut config);
+        Ok(Self {
+            config,
+            security,
+            timeout,
+        })
+    }
+
+    /// How long one attempt may take, of as many as the present host has addresses.
+    pub(super) fn limit(&self, addresses: usize) -> Duration {
+        let attempts = u32::try_from(count(&self.config) * addresses).unwrap_or(u32::MAX);
+        let share = CONNECT_TIMEOUT / attempts.max(1);
+        self.timeout.unwrap_or(share.max(LEAST_TIMEOUT))
     }
 
     /// Names the database for people: hosts, ports and database, no user and no password.
@@ -75,6 +81,22 @@ impl Target {
             .collect();
         let database = self.config.get_dbname().or(self.config.get_user());
         format!("{}/{}", names.join(","), database.unwrap_or(""))
+    }
+}
+
+/// A peer that is gone is found within about 12 s, also on a pooled connection that nobody asks anything.
+fn keep_alive(config: &mut Config) {
+    if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
+        config.keepalives_idle(Duration::from_secs(5));
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(Duration::from_secs(2));
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(3);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(Duration::from_secs(10));
     }
 }
 
@@ -261,29 +283,18 @@ mod tests {
     #[test]
     fn several_hosts_mean_the_one_that_takes_writes_and_share_the_time() {
         let of = |address: &str| {
-            let config = parse(address).unwrap().config;
-            (
-                config.get_target_session_attrs(),
-                config.get_connect_timeout().copied(),
-            )
+            let target = parse(address).unwrap();
+            let limits = [target.limit(1), target.limit(2)].map(|limit| limit.as_millis());
+            (target.config.get_target_session_attrs(), limits)
         };
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(
-            of("postgres://u@a/d"),
-            (TargetSessionAttrs::Any, seconds(5))
-        );
-        assert_eq!(
-            of("postgres://u@a,b,c,d,e,f,g/d"),
-            (TargetSessionAttrs::ReadWrite, seconds(1))
-        );
-        assert_eq!(
-            of("postgres://u@a,b/d?target_session_attrs=any&connect_timeout=9"),
-            (TargetSessionAttrs::Any, seconds(9))
-        );
-        assert_eq!(
-            of("host=a user=u target_session_attrs=primary").0,
-            TargetSessionAttrs::ReadWrite
-        );
+        let (any, primary) = (TargetSessionAttrs::Any, TargetSessionAttrs::ReadWrite);
+        assert_eq!(of("postgres://u@a/d"), (any, [5_000, 2_500]));
+        assert_eq!(of("postgres://u@a,b/d"), (primary, [2_500, 1_250]));
+        assert_eq!(of("postgres://u@a,b,c,d,e,f/d").1, [1_000, 1_000]);
+        let said = "postgres://u@a,b/d?target_session_attrs=any&connect_timeout=9";
+        assert_eq!(of(said), (any, [9_000, 9_000]));
+        let words = "host=a user=u target_session_attrs=primary";
+        assert_eq!(of(words).0, primary);
     }
 
     #[test]

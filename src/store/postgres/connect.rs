@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
@@ -18,7 +19,7 @@ use super::hosts::{copy, hosts, order, resolve};
 use super::refusal::{Failure, told};
 use super::security::SslMode;
 use super::tls::{self, Maker};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::Settings;
 
 /// What a server or a pooler says of options that it does not take: undefined object, invalid value, wrong protocol, and
@@ -106,20 +107,14 @@ impl Address {
         options.level.load(Ordering::Relaxed) + 1 == options.levels.len()
     }
 
-    /// The parsed address without what only this program understands.
-    pub(super) fn config(&self) -> &Config {
-        &self.target.config
-    }
-
     /// Opens a connection to the first host that will do.
     pub(super) async fn open(&self, role: Role) -> Result<Session, tokio_postgres::Error> {
         let config = &self.target.config;
-        let limit = config.get_connect_timeout().copied();
-        let limit = limit.unwrap_or(Duration::MAX);
         let mut failures = Vec::new();
         for number in order(config) {
             let place = address::place(config, number);
-            let resolved = match tokio::time::timeout(limit, resolve(config, number)).await {
+            let looking = tokio::time::timeout(self.target.limit(1), resolve(config, number));
+            let resolved = match looking.await {
                 Ok(resolved) => resolved,
                 Err(_) => Err("its name is not resolved in time".to_owned()),
             };
@@ -130,6 +125,7 @@ impl Address {
                     continue;
                 }
             };
+            let limit = self.target.limit(addresses.len());
             for one in addresses {
                 let failure = match tokio::time::timeout(limit, self.log_in(&one, role)).await {
                     Ok(Ok(session)) => return Ok(session),
@@ -247,8 +243,23 @@ fn untaken(error: &tokio_postgres::Error) -> bool {
     code.is_some_and(|code| UNTAKEN.contains(&code.code()))
 }
 
+/// Makes the store's own pool.
+pub(super) fn pool(address: Arc<Address>, settings: &Settings) -> Result<Pool> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = Manager::from_connect(address.target.config.clone(), Opener(address), recycling);
+    Pool::builder(manager)
+        .max_size(settings.max_connections)
+        .wait_timeout(Some(settings.request_timeout))
+        .create_timeout(Some(settings.request_timeout))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| Error::refused("the pool", error))
+}
+
 /// Opens the connections of a pool.
-pub(super) struct Opener(pub(super) Arc<Address>);
+struct Opener(Arc<Address>);
 
 type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
 

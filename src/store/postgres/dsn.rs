@@ -71,8 +71,13 @@ impl Parts {
                 parts.rest = format!("postgres://{server}");
                 let mut mark = '?';
                 for (name, value) in query_words(query)? {
-                    if let Some((name, value)) = parts.sort(name, value)? {
-                        let value = utf8_percent_encode(&value, PLAIN);
+                    let Some((name, value)) = parts.sort(name, value)? else {
+                        continue;
+                    };
+                    // tokio-postgres takes one host at a time here.
+                    let several = if name == "host" { ',' } else { '\0' };
+                    for value in value.split(several) {
+                        let value = utf8_percent_encode(value, PLAIN);
                         parts.rest += &format!("{mark}{name}={value}");
                         mark = '&';
                     }
@@ -241,6 +246,10 @@ mod tests {
             "postgres://h/d?user=a%40b&options=%2Dc%20a%3Db".replace("%2D", "-")
         );
         assert_eq!(rest("postgres://u@h?gssencmode=disable"), "postgres://u@h");
+        assert_eq!(
+            rest("postgres:///d?host=/run,b&port=1,2"),
+            "postgres:///d?host=%2Frun&host=b&port=1%2C2"
+        );
         assert_eq!(
             rest("postgres://u@h?keepalives_count=4"),
             "postgres://u@h?keepalives_retries=4"

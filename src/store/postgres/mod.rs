@@ -16,6 +16,7 @@ pub(crate) mod identifier;
 mod lent;
 mod listener;
 pub(crate) mod migrate;
+mod probe;
 mod queries;
 mod refusal;
 mod rows;
@@ -32,13 +33,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Object, Pool};
 use futures_util::pin_mut;
 use tokio::sync::OnceCell;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use self::connect::{Address, Opener};
+use self::connect::Address;
 use self::identifier::{Names, QualifiedName};
 use self::lent::Lent;
 use self::listener::PgListener;
@@ -52,10 +53,6 @@ use crate::write::{Item, Precondition};
 
 /// Each wait for a lock is bounded by 30 s; the work is bounded only by this, because adopting a large table takes its time.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(1_800);
-
-/// How often to look for a pooler when a session is opened; each time costs three tiny queries.
-const PROBES: u32 = 2;
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A table in a database, with its helpers.
 pub(crate) struct PostgresStore {
@@ -101,7 +98,7 @@ impl PostgresStore {
         let opened_at = url.clone().filter(|_| own_pool);
         let pool = match (pool, &url) {
             (Some(pool), _) => pool,
-            (None, Some(url)) => own(url.clone(), settings)?,
+            (None, Some(url)) => connect::pool(url.clone(), settings)?,
             (None, None) => {
                 let problem = "needed: set DATABASE_URL, or hand a pool in";
                 return Err(Error::setting("database_url", "", problem));
@@ -232,64 +229,9 @@ impl PostgresStore {
         Ok(rows.into_iter().next())
     }
 
-    /// Makes sure that the session reads the store that the pool writes.
-    async fn same_store(&self, listener: &PgListener) -> Result<()> {
-        let what = "comparing the pool with the listening session";
-        let heard = listener.head(Revision::ZERO).await?;
-        let head = &self.prepared().await?.queries.head;
-        let row = self.call(what, head, &[(&0i64, Type::INT8)]).await?;
-        let written = row
-            .as_ref()
-            .and_then(rows::cursor)
-            .ok_or_else(|| rows::strange(what))?;
-        if written.epoch == heard.epoch {
-            return Ok(());
-        }
-        Err(Error::refused(
-            what,
-            "they lead to different stores; let listen_database_url name the pool's database",
-        ))
-    }
-
-    /// Whether a transaction pooler stands between: then the session's process changes, or serves the pool too. Poolers
-    /// lend the connection that was used last, so that asking in turns shows it soon.
-    async fn shares_a_server(&self, listener: &PgListener) -> bool {
-        let what = "looking for a pooler";
-        for _ in 0..PROBES {
-            let Ok(first) = listener.server().await else {
-                return false;
-            };
-            let asked = self.call(what, listener::SERVER, &[]);
-            // A pool that is busy tells nothing.
-            let Ok(Ok(row)) = tokio::time::timeout(PROBE_TIMEOUT, asked).await else {
-                return false;
-            };
-            let pools: Option<i32> = row.and_then(|row| row.try_get(0).ok());
-            let second = listener.server().await.ok();
-            if pools == Some(first) || second.is_some_and(|second| second != first) {
-                return true;
-            }
-        }
-        false
-    }
-
     fn instance_text(&self) -> String {
         format!("{:016x}", self.instance)
     }
-}
-
-fn own(address: Arc<Address>, settings: &Settings) -> Result<Pool> {
-    let recycling = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
-    let manager = Manager::from_connect(address.config().clone(), Opener(address), recycling);
-    Pool::builder(manager)
-        .max_size(settings.max_connections)
-        .wait_timeout(Some(settings.request_timeout))
-        .create_timeout(Some(settings.request_timeout))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| Error::refused("the pool", error))
 }
 
 fn report(names: &Names, migrated: &migrate::Migrated) {

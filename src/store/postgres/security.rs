@@ -216,6 +216,24 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[test]
+    fn libpqs_own_files_count_where_nothing_else_is_said() {
+        let home = std::env::temp_dir().join(format!("sync-config-home-{}", std::process::id()));
+        std::fs::create_dir_all(home.join(".postgresql")).unwrap();
+        for name in ["root.crt", "postgresql.crt", "postgresql.key"] {
+            std::fs::write(home.join(".postgresql").join(name), "").unwrap();
+        }
+        let environment = [("HOME", home.to_str().unwrap())];
+        let security = parsed("postgres://u@h/d?sslmode=require", &environment);
+        let named = parsed("postgres://u@h/d?sslrootcert=/r", &environment);
+        std::fs::remove_dir_all(&home).unwrap();
+        let security = security.unwrap();
+        assert!(security.checked() && security.identity.is_some() && !security.names_files);
+        assert_eq!(security.root, Root::File(home.join(".postgresql/root.crt")));
+        assert_eq!(named.unwrap().root, Root::File("/r".into()));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
     fn a_root_certificate_makes_require_check() {
         let checked = |address: &str| parsed(address, &[]).unwrap().checked();
         assert!(!checked("postgres://u@h/d?sslmode=require"));
