@@ -407,7 +407,7 @@ async fn where_the_address_says_nothing_libpqs_variables_count() {
     let server = TlsServer::start();
     server.set(None, None, ANYBODY).await;
     let said = async |url: &str| {
-        let mut command = program(Some(url), &["list"]);
+        let mut command = program(Some(url), &["migrate"]);
         let output = run(command.env("PGSSLMODE", "require")).await;
         (
             output.status.success(),
