@@ -198,6 +198,7 @@ mod tests {
             ("postgres://u@h/d?sslmode=", "sslmode"),
             ("postgres://u@h/d?sslkey=/k", "sslcert"),
             ("postgres://u@h/d?sslcert=/c", "sslkey"),
+            #[cfg(feature = "tls")]
             ("host=h sslmode=verify-ca", "sslrootcert"),
             ("host=h sslrootcert=system sslmode=prefer", "verify-full"),
         ] {
