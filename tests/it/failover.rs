@@ -61,11 +61,25 @@ impl Pair {
         self.standby.url(self.db.name())
     }
 
-    /// Waits until the standby has everything.
+    /// Waits until the standby has everything: first the database, then the table, then its newest revision.
     async fn level(&self, revision: u64) {
-        let standby = connect(&self.standby_url()).await;
         eventually("the standby is level", PATIENCE, async || {
-            (head(&standby).await == revision).then_some(())
+            let url = self.standby_url();
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+                .await
+                .map_err(|error| error.to_string())?;
+            let connection = tokio::spawn(connection);
+            let row = client
+                .query_one("SELECT revision FROM sync_config_head", &[])
+                .await
+                .map_err(|error| error.to_string())?;
+            connection.abort();
+            let found = u64::try_from(row.get::<_, i64>(0)).unwrap();
+            if found == revision {
+                Ok(())
+            } else {
+                Err(found.to_string())
+            }
         })
         .await;
     }

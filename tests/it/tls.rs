@@ -329,13 +329,17 @@ async fn over_tls_notices_arrive_and_a_terminated_listener_comes_back() {
     assert_eq!(encrypted(&admin, "ears").await, [true]);
     let seen = record(&reader, Filter::all());
     for round in 0..3u64 {
+        let lost = reader.status().counters.sessions_lost;
         for step in 0..10u64 {
             writer.set("k", round * 10 + step).await.unwrap();
             if step == 5 {
                 assert_eq!(terminate(&admin, "ears").await, 1);
             }
         }
-        until_push(&reader).await;
+        until_status(&reader, "push again", |status| {
+            status.counters.sessions_lost > lost && status.mode == How::Push
+        })
+        .await;
     }
     let events = seen
         .until("all", |seen| changed_revisions(seen).len() >= 30)
