@@ -36,7 +36,8 @@
 //!
 //! `core` is pure: a state machine of inputs and actions that decides what enters the table. `store` is the seam to a
 //! database, with PostgreSQL and memory behind it. `runtime` drives the core, keeps the cache and calls subscribers back.
-//! `service` puts them together, and `typed` builds on the trait alone. With feature `server` there is `sync-config serve`, with feature `cli` the command line.
+//! `service` puts them together, and `typed` builds on the trait alone. With feature `server` there is `sync-config serve`,
+//! with feature `cli` the command line, with feature `tls` encrypted connections.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -60,6 +60,8 @@ pub struct Settings {
     pub(crate) consumer_grace: Duration,
     pub(crate) cleanup_interval: Duration,
     pub(crate) request_timeout: Duration,
+    pub(crate) statement_timeout: Option<Duration>,
+    pub(crate) lock_timeout: Duration,
     pub(crate) max_connections: usize,
     pub(crate) migrate: bool,
     pub(crate) instance_name: Option<String>,
@@ -124,6 +126,8 @@ pub const SPECS: &[Spec] = &[
     spec("consumer_grace", "SYNC_CONFIG_CONSUMER_GRACE", "0s", "0s to 3650days", "how much longer it keeps those that a named consumer has still to read"),
     spec("cleanup_interval", "SYNC_CONFIG_CLEANUP_INTERVAL", "1h", "100ms to 7days", "how often one of the fleet trims the journal"),
     spec("request_timeout", "SYNC_CONFIG_REQUEST_TIMEOUT", "10s", "100ms to 10m", "how long a write, a resync or the first load may take"),
+    spec("statement_timeout", "SYNC_CONFIG_STATEMENT_TIMEOUT", "", "0s to 1h", "how long the server works on one statement of the pool; 0s is no limit; without it nine tenths of `request_timeout`"),
+    spec("lock_timeout", "SYNC_CONFIG_LOCK_TIMEOUT", "5s", "0s to 1h", "how long a statement waits for a lock; 0s is no limit; the write function has 5 s of its own"),
     spec("max_connections", "SYNC_CONFIG_MAX_CONNECTIONS", "4", "1 to 1000", "the size of the service's own pool; one more connection listens"),
     spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
     spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),
@@ -150,6 +154,8 @@ impl Default for Settings {
             consumer_grace: Duration::ZERO,
             cleanup_interval: HOUR,
             request_timeout: 10 * SECOND,
+            statement_timeout: None,
+            lock_timeout: 5 * SECOND,
             max_connections: 4,
             migrate: true,
             instance_name: None,
@@ -208,6 +214,8 @@ impl Settings {
             "consumer_grace" => self.consumer_grace = duration(name, text)?,
             "cleanup_interval" => self.cleanup_interval = duration(name, text)?,
             "request_timeout" => self.request_timeout = duration(name, text)?,
+            "statement_timeout" => self.statement_timeout = Some(duration(name, text)?),
+            "lock_timeout" => self.lock_timeout = duration(name, text)?,
             "sync_on_mismatch" => self.sync_on_mismatch = switch(name, text)?,
             "enable_notification" => self.enable_notification = switch(name, text)?,
             "migrate" => self.migrate = switch(name, text)?,
@@ -258,6 +266,13 @@ impl Settings {
                 10 * MINUTE,
             ),
             ("max_state_age", self.max_state_age, SECOND, 3_650 * DAY),
+            (
+                "statement_timeout",
+                self.statement_timeout.unwrap_or_default(),
+                Duration::ZERO,
+                HOUR,
+            ),
+            ("lock_timeout", self.lock_timeout, Duration::ZERO, HOUR),
         ];
         for (name, value, least, most) in bounded {
             if value < least || value > most {
@@ -336,6 +351,20 @@ impl Settings {
         self
     }
 
+    /// Sets how long the server works on one statement of the pool; zero is no limit.
+    #[must_use]
+    pub fn statement_timeout(mut self, value: Duration) -> Self {
+        self.statement_timeout = Some(value);
+        self
+    }
+
+    /// What the server is told: a little less than the client waits, so that a write that takes too long is known not to
+    /// be applied.
+    pub(crate) fn statement_limit(&self) -> Duration {
+        let limit = self.request_timeout * 9 / 10;
+        self.statement_timeout.unwrap_or(limit)
+    }
+
     /// Sets a direct address for the listening session, for when the database's URL leads to a pooler.
     #[must_use]
     pub fn listen_database_url(mut self, url: impl Into<String>) -> Self {
@@ -372,6 +401,7 @@ setters! {
     consumer_grace: Duration, "how much longer it keeps those that a named consumer has still to read";
     cleanup_interval: Duration, "how often the journal is trimmed";
     request_timeout: Duration, "how long a write or a resync may take";
+    lock_timeout: Duration, "how long a statement waits for a lock; zero is no limit";
     max_connections: usize, "the size of the service's own pool";
     migrate: bool, "whether to create or upgrade the schema at start";
     max_state_age: Duration, "how long ago a kept state may have been proven current";
@@ -398,6 +428,8 @@ impl fmt::Debug for Settings {
             .field("consumer_grace", &self.consumer_grace)
             .field("cleanup_interval", &self.cleanup_interval)
             .field("request_timeout", &self.request_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .field("max_connections", &self.max_connections)
             .field("migrate", &self.migrate)
             .field("instance_name", &self.instance_name)

@@ -16,13 +16,19 @@ use crate::error::{Error, Result};
 const ADDRESSES: [&str; 2] = ["database_url", "listen_database_url"];
 
 /// What only the pool of a service says, if it has one.
-const POOL_ONLY: [&str; 3] = ["database_url", "listen_database_url", "max_connections"];
+const POOL_ONLY: [&str; 5] = [
+    "database_url",
+    "listen_database_url",
+    "max_connections",
+    "statement_timeout",
+    "lock_timeout",
+];
 
 /// What a pool may say for its services, which may say otherwise.
 const POOL_TOO: [&str; 2] = ["schema", "instance_name"];
 
 /// What tells one service's table from another's: a variable for all would give them the same.
-const ONE_SERVICES: [&str; 3] = ["schema", "table_name", "channel"];
+const ONE_SERVICES: [&str; 4] = ["schema", "table_name", "channel", "state_file"];
 
 /// What a file declares, with the environment.
 pub(crate) struct Resolved {

@@ -26,6 +26,8 @@ impl Settings {
             "cleanup_interval" => duration(self.cleanup_interval),
             "consumer_grace" => duration(self.consumer_grace),
             "request_timeout" => duration(self.request_timeout),
+            "statement_timeout" => self.statement_timeout.and_then(duration),
+            "lock_timeout" => duration(self.lock_timeout),
             "sync_on_mismatch" => Some(self.sync_on_mismatch.to_string()),
             "enable_notification" => Some(self.enable_notification.to_string()),
             "migrate" => Some(self.migrate.to_string()),

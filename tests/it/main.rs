@@ -15,6 +15,7 @@ mod contract;
 mod convergence;
 mod deaf_sessions;
 mod documents;
+mod failover;
 mod fleet;
 mod ground;
 mod heartbeat;
@@ -22,6 +23,7 @@ mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
+mod pgbouncer;
 mod retention;
 mod schema;
 mod schema_adopt;
@@ -53,6 +55,8 @@ mod support_proxy;
 mod support_self;
 #[cfg(all(feature = "testing", feature = "cli"))]
 mod testing_kit;
+#[cfg(feature = "tls")]
+mod tls;
 mod typed;
 mod typed_streams;
 mod typed_values;

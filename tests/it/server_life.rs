@@ -73,8 +73,12 @@ async fn reads_go_on_while_the_database_is_away() {
 #[tokio::test]
 async fn a_lost_answer_is_told_as_such() {
     let db = TestDb::new().await;
-    let timeout = [("SYNC_CONFIG_REQUEST_TIMEOUT", "300ms")];
-    let at = Server::start_with(db.url(), &[], &timeout).await;
+    // With a limit of its own the server would say in time that it did not apply it.
+    let timeouts = [
+        ("SYNC_CONFIG_REQUEST_TIMEOUT", "300ms"),
+        ("SYNC_CONFIG_STATEMENT_TIMEOUT", "0s"),
+    ];
+    let at = Server::start_with(db.url(), &[], &timeouts).await;
     put(at.address, "k", "1").await;
     let holder = db.client().await;
     let lock = "BEGIN; UPDATE sync_config SET value = '2' WHERE key = 'k'";

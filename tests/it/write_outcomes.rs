@@ -251,7 +251,9 @@ async fn a_stale_instance_that_sets_what_it_holds_writes_all_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_was_given_up_is_not_applied_later() {
     let db = TestDb::new().await;
-    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_millis(500));
+    let settings = quick(Settings::new(db.url()))
+        .request_timeout(Duration::from_millis(500))
+        .statement_timeout(Duration::ZERO);
     let service = start(settings).await;
     service.set("k", 1).await.unwrap();
     let admin = db.client().await;
@@ -271,4 +273,65 @@ async fn a_write_that_was_given_up_is_not_applied_later() {
     run(&admin, "COMMIT").await;
     until_status(&service, "psql's edit", |status| status.revision.get() == 2).await;
     assert_eq!((service.get_i64("k", 0), head(&admin).await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_takes_too_long_is_ended_by_the_server_and_known_not_to_be_applied() {
+    let db = TestDb::new().await;
+    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_secs(2));
+    let service = start(settings).await;
+    service.set("k", 1).await.unwrap();
+    let admin = db.client().await;
+    run(
+        &admin,
+        "BEGIN; UPDATE sync_config SET value = '2' WHERE key = 'k'",
+    )
+    .await;
+    let error = service.set("k", 3).await.unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("57014"),
+        "{error}"
+    );
+    run(&admin, "COMMIT").await;
+    until_status(&service, "psql's edit", |status| status.revision.get() == 2).await;
+    assert_eq!(service.get_i64("k", 0), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_waits_for_a_lock_as_long_as_the_setting_says() {
+    let db = TestDb::new().await;
+    let settings = quick(Settings::new(db.url())).lock_timeout(Duration::from_millis(200));
+    let service = start(settings).await;
+    service.set("k", 1).await.unwrap();
+    let admin = db.client().await;
+    run(&admin, "BEGIN; LOCK TABLE sync_config").await;
+    let error = service.set("k", 3).await.unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("55P03"),
+        "{error}"
+    );
+    run(&admin, "ROLLBACK").await;
+    eventually("a write", PATIENCE, async || service.set("k", 4).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_that_a_database_sets_for_others_do_not_cut_a_load_short() {
+    let db = TestDb::new().await;
+    let admin = db.client().await;
+    start(Settings::new(db.url()))
+        .await
+        .shutdown()
+        .await
+        .unwrap();
+    run(
+        &admin,
+        "INSERT INTO sync_config (key, value) SELECT 'k' || n, to_jsonb(repeat('x', 200)) FROM generate_series(1, 20000) n",
+    )
+    .await;
+    let limit = format!("ALTER DATABASE {} SET statement_timeout = '1ms'", db.name());
+    run(&admin, &limit).await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    assert_eq!(service.status().entries, 20_000);
+    service.set("k1", 1).await.unwrap();
+    assert_eq!(service.sync().await.unwrap(), 0);
 }

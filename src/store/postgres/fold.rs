@@ -11,6 +11,9 @@ use super::{fault, rows};
 use crate::core::{Checksum, Cursor, Fold};
 use crate::error::Result;
 
+/// A million entries take about 10 s, which is longer than a statement of the pool may; the audit's owner waits as long.
+const LIMIT: &str = "SET LOCAL statement_timeout = '60s'";
+
 /// Folds the table in one view of the database.
 pub(super) async fn fold(
     client: &mut Object,
@@ -24,7 +27,8 @@ pub(super) async fn fold(
         .read_only(true);
     // A connection that died unnoticed shows here; the sort behind the first entry may take its time.
     let view = moving(what, view.start()).await?;
-    view.batch_execute(&queries.hold).await.map_err(failed)?;
+    let hold = format!("{LIMIT}; {}", queries.hold);
+    view.batch_execute(&hold).await.map_err(failed)?;
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
     let head = moving(what, view.query_typed(&queries.head, &params)).await?;
     let cursor = head

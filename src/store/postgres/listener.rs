@@ -6,6 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::ops::DerefMut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,12 +14,13 @@ use deadpool_postgres::ClientWrapper;
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
-use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, IsolationLevel, NoTls, Socket, Statement,
+    AsyncMessage, Client, IsolationLevel, RowStream, SimpleQueryMessage, Statement,
 };
 
+use super::connect::{Address, Role};
 use super::identifier::quote;
 use super::queries::Queries;
 use super::{address, fault, rows};
@@ -27,21 +29,20 @@ use crate::core::replica::{Head, Loaded, Page};
 use crate::error::{Error, Result};
 use crate::store::{Heard, Listener, Mailbox};
 
-/// Asks the server to drop this session soon after its peer is gone, never for idling, and not to compile queries, which
-/// costs small ones more than they take. Sent when logging in, so that nothing of it stays behind on a connection that a
-/// pooler lends to others. Later entries do without what older servers, or a pooler, refuse.
-const OPTIONS: [&str; 3] = [
-    "-c jit=off -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000 -c idle_session_timeout=0",
-    "-c jit=off -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000",
-    "",
-];
-
 /// A stream without a row for this long is dead: scans of the table need no sorting, so their first row comes at once.
 const STALL: Duration = Duration::from_secs(5);
 
-/// What a server or a pooler says of options that it does not take: undefined object, invalid value, wrong protocol, and
-/// PgBouncer's own.
-const UNTAKEN: [&str; 4] = ["42704", "22023", "0A000", "08P01"];
+/// What a server says of a prepared statement that it does not have, or has of somebody else.
+const UNPLANNED: [SqlState; 2] = [
+    SqlState::INVALID_SQL_STATEMENT_NAME,
+    SqlState::DUPLICATE_PSTATEMENT,
+];
+
+/// Names the server's process.
+pub(super) const SERVER: &str = "SELECT pg_catalog.pg_backend_pid()";
+
+/// Why notices do not arrive through one.
+const POOLER: &str = "a transaction pooler hands this session from one server connection to another, and notices do not follow; set listen_database_url to a direct address";
 
 /// How long a connection may take to say good-bye.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -55,11 +56,20 @@ pub(super) struct PgListener {
     head: String,
     page: String,
     /// The page's statement, prepared: planning takes longer than reading one revision. Only where notices arrive, which
-    /// they do not through a transaction pooler, and there a prepared statement would be missing now and then.
+    /// they do not through a transaction pooler, and there a prepared statement would be missing now and then, or be
+    /// somebody else's.
     plan: OnceCell<Statement>,
+    /// Whether a pooler may be in between, through which a notice came by chance.
+    pooled: AtomicBool,
+    /// Whether others are proven to use this session's server connection.
+    shared: AtomicBool,
+    /// The server's process that listens; 0 while none does.
+    listening: AtomicI32,
     entries: String,
     /// `None` on a session that was taken from a pool.
     channel: Option<String>,
+    /// Whether the session is to stay only while the server takes writes.
+    must_write: bool,
     mailbox: Arc<Mailbox>,
     socket: Mutex<Option<JoinHandle<()>>>,
 }
@@ -67,12 +77,13 @@ pub(super) struct PgListener {
 impl PgListener {
     /// Opens a connection of its own and keeps its socket drained.
     pub(super) async fn connect(
-        address: &Config,
+        address: &Address,
         queries: &Queries,
         channel: &str,
     ) -> Result<Self> {
         let what = "opening the listening session";
-        let (client, mut connection) = log_in(address)
+        let (client, mut connection) = address
+            .open(Role::Listener)
             .await
             .map_err(|error| fault::read(what, &error))?;
         let mailbox = Arc::new(Mailbox::default());
@@ -88,13 +99,10 @@ impl PgListener {
             }
         });
         let client: Held = Box::new(Box::new(client));
-        Ok(Self::new(
-            client,
-            queries,
-            Some(channel),
-            mailbox,
-            Some(socket),
-        ))
+        let mut session = Self::new(client, queries, Some(channel), mailbox, Some(socket));
+        session.must_write = address.must_write();
+        session.pooled = address.without_settings().into();
+        Ok(session)
     }
 
     /// A session of a pool, which drops notices: it only reads.
@@ -115,10 +123,68 @@ impl PgListener {
             head: queries.head.clone(),
             page: queries.page.clone(),
             plan: OnceCell::new(),
+            pooled: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
+            listening: AtomicI32::new(0),
             entries: queries.entries.clone(),
             channel: channel.map(str::to_owned),
+            must_write: false,
             mailbox,
             socket: Mutex::new(socket),
+        }
+    }
+}
+
+impl PgListener {
+    /// The server's process that answers now; it stays the same unless a pooler is in between.
+    pub(super) async fn server(&self) -> Result<i32> {
+        let what = "looking for a pooler";
+        let client = self.client.lock().await;
+        let client = client.as_ref().ok_or_else(gone)?;
+        let rows = moving(what, client.query_typed(SERVER, &[])).await?;
+        let found = rows.first().and_then(|row| row.try_get(0).ok());
+        found.ok_or_else(|| rows::strange(what))
+    }
+
+    /// Notes that others use this session's server connection, so that notices go astray.
+    pub(super) fn share(&self) {
+        self.shared.store(true, Ordering::Relaxed);
+        self.pooled.store(true, Ordering::Relaxed);
+    }
+
+    /// Listens, and notes which of the server's processes does.
+    async fn listen_on(&self, client: &Client, sql: &str) -> Result<(), tokio_postgres::Error> {
+        // One message is one transaction, which no pooler splits.
+        let answer = client.simple_query(&format!("{sql}; {SERVER}")).await?;
+        let process = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        self.listening
+            .store(process.unwrap_or_default(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads a page by the prepared statement; `None` when the server does not have it, because a pooler changed servers.
+    async fn planned(
+        &self,
+        client: &Client,
+        after: Revision,
+    ) -> Result<Option<RowStream>, tokio_postgres::Error> {
+        let stream = async {
+            let plan = self
+                .plan
+                .get_or_try_init(|| client.prepare_typed(&self.page, &[Type::INT8]))
+                .await?;
+            client.query_raw(plan, [rows::number(after)]).await
+        };
+        match stream.await {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.code().is_some_and(|code| UNPLANNED.contains(code)) => {
+                self.pooled.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -132,10 +198,13 @@ impl Listener for PgListener {
                 "a pool was handed in without an address; set listen_database_url",
             ));
         };
+        if self.shared.load(Ordering::Relaxed) {
+            return Err(Error::refused("LISTEN", POOLER));
+        }
         let sql = format!("LISTEN {}", quote(channel));
         let client = self.client.lock().await;
         let client = client.as_ref().ok_or_else(gone)?;
-        if client.batch_execute(&sql).await.is_err() {
+        if self.listen_on(client, &sql).await.is_err() {
             // Releases before 18.2, 17.8, 16.12 … can refuse LISTEN after a vacuum until the queue's tail moves, which
             // this function makes it do.
             let nudge = "SELECT pg_catalog.pg_notification_queue_usage()";
@@ -143,8 +212,7 @@ impl Listener for PgListener {
                 .batch_execute(nudge)
                 .await
                 .map_err(|error| fault::read("LISTEN", &error))?;
-            client
-                .batch_execute(&sql)
+            self.listen_on(client, &sql)
                 .await
                 .map_err(|error| fault::read("LISTEN", &error))?;
         }
@@ -162,6 +230,10 @@ impl Listener for PgListener {
             .map_err(|error| fault::read(what, &error))?;
         let row = found.first().ok_or_else(|| rows::strange(what))?;
         refuse_standby(what, row)?;
+        if self.must_write && rows::read_only(row) {
+            let problem = "the server takes no writes any more; looking for one that does";
+            return Err(Error::unavailable(what, problem));
+        }
         let mut head = rows::head(row).ok_or_else(|| rows::strange(what))?;
         if let (Some(ours), Some(theirs)) = (self.channel.as_deref(), rows::channel(row))
             && ours != theirs
@@ -170,6 +242,11 @@ impl Listener for PgListener {
                 "the table notifies on channel {theirs:?} by now, not on {ours:?}; start again with that"
             ));
         }
+        let listening = self.listening.load(Ordering::Relaxed);
+        if listening != 0 && rows::process(row).is_some_and(|process| process != listening) {
+            self.share();
+            head.deaf = Some(POOLER.to_owned());
+        }
         Ok(head)
     }
 
@@ -177,15 +254,16 @@ impl Listener for PgListener {
         let what = "reading the journal";
         let client = self.client.lock().await;
         let client = client.as_ref().ok_or_else(gone)?;
-        let stream = if self.mailbox.in_use() {
-            let plan = self.plan.get_or_try_init(|| async {
-                moving(what, client.prepare_typed(&self.page, &[Type::INT8])).await
-            });
-            let after = [rows::number(after)];
-            moving(what, client.query_raw(plan.await?, after)).await?
-        } else {
-            let params = [(rows::number(after), Type::INT8)];
-            moving(what, client.query_typed_raw(&self.page, params)).await?
+        let planned = match self.mailbox.in_use() && !self.pooled.load(Ordering::Relaxed) {
+            true => moving(what, self.planned(client, after)).await?,
+            false => None,
+        };
+        let stream = match planned {
+            Some(stream) => stream,
+            None => {
+                let params = [(rows::number(after), Type::INT8)];
+                moving(what, client.query_typed_raw(&self.page, params)).await?
+            }
         };
         pin_mut!(stream);
         let mut found = Vec::new();
@@ -251,37 +329,6 @@ impl Drop for PgListener {
         if let Some(socket) = self.socket.get_mut().take() {
             socket.abort();
         }
-    }
-}
-
-/// Logs in with as many of the [`OPTIONS`] as are taken.
-async fn log_in(
-    address: &Config,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), tokio_postgres::Error> {
-    let given = address.get_options().unwrap_or_default();
-    let mut refused = None;
-    for options in OPTIONS {
-        let mut config = address.clone();
-        let wanted = format!("{options} {given}");
-        if !wanted.trim().is_empty() {
-            config.options(wanted.trim());
-        }
-        match config.connect(NoTls).await {
-            Ok(session) => return Ok(session),
-            // An unknown setting, or a parameter that a pooler does not pass on. Anything else will not get better.
-            Err(error)
-                if error
-                    .code()
-                    .is_some_and(|code| UNTAKEN.contains(&code.code())) =>
-            {
-                refused = Some(error);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    match refused {
-        Some(error) => Err(error),
-        None => address.connect(NoTls).await,
     }
 }
 

@@ -1,35 +1,49 @@
 //! The PostgreSQL store: a pool that writes, a session of its own that reads and hears.
 //!
 //! Guarantees those of [`super::Store`], for PostgreSQL 13 and later, without superuser or extension. Statements are
-//! unnamed and typed, so that they work through transaction poolers. It does not time writes out by itself on the server:
-//! the wait for the head row is bounded inside the database.
+//! unnamed and typed, so that they work through transaction poolers. The server bounds each statement of the pool a little
+//! tighter than the client does, and the wait for the head row inside the database; through a pooler only the latter.
 
 mod address;
 #[cfg(feature = "cli")]
 pub(crate) mod admin;
+mod connect;
 mod consumers;
+mod dsn;
 mod fault;
 mod fold;
+mod hosts;
 pub(crate) mod identifier;
 pub(crate) mod joined;
 mod lent;
 mod listener;
 pub(crate) mod migrate;
+mod probe;
 mod queries;
+mod refusal;
 mod rows;
+mod security;
 #[cfg(feature = "toml")]
 pub(crate) mod shared;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
+#[cfg(feature = "tls")]
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Object, Pool};
 use futures_util::pin_mut;
 use tokio::sync::OnceCell;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, NoTls, Row};
 
+use self::connect::Address;
 use self::identifier::{Names, QualifiedName};
 use self::lent::Lent;
 use self::listener::PgListener;
@@ -52,10 +66,12 @@ pub(crate) struct PostgresStore {
     /// A share in a pool of several stores, until this one is closed.
     #[cfg(feature = "toml")]
     share: shared::Share,
+    /// Where the connections of the store's own pool lead.
+    opened_at: Option<Arc<Address>>,
     /// Whether pool and session have addresses of their own.
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
-    address: Option<Config>,
+    address: Option<Arc<Address>>,
     description: String,
     identity: Option<String>,
     settings: Settings,
@@ -74,28 +90,29 @@ impl PostgresStore {
         let url = settings
             .database_url
             .as_deref()
-            .map(|url| address::parse("database_url", url, settings))
+            .map(|url| Address::parse("database_url", url, settings).map(Arc::new))
             .transpose()?;
         let listen = settings.listen_database_url.as_deref();
         let listen = listen
-            .map(|url| address::parse("listen_database_url", url, settings))
+            .map(|url| Address::parse("listen_database_url", url, settings).map(Arc::new))
             .transpose()?;
         let place = url
             .as_ref()
             .or(listen.as_ref())
-            .map_or_else(|| "a pool".to_owned(), address::describe);
+            .map_or_else(|| "a pool".to_owned(), |address| address.describe());
         let description = format!("PostgreSQL {place} table {}", settings.table_name);
-        let identity = url.as_ref().or(listen.as_ref()).map(|config| {
+        let identity = url.as_ref().or(listen.as_ref()).map(|address| {
             // Without a schema it is the role's search path that says which table it is.
-            let role = config.get_user().unwrap_or_default();
+            let role = address.role();
             let schema = settings.schema.as_deref().unwrap_or("");
             format!("{description} schema {schema:?} as {role}")
         });
         let own_pool = pool.is_none();
         let apart = !own_pool || listen.is_some();
+        let opened_at = url.clone().filter(|_| own_pool);
         let pool = match (pool, &url) {
             (Some(pool), _) => pool,
-            (None, Some(url)) => own(url.clone(), settings)?,
+            (None, Some(url)) => connect::pool(url.clone(), settings)?,
             (None, None) => {
                 let problem = "needed: set DATABASE_URL, or hand a pool in";
                 return Err(Error::setting("database_url", "", problem));
@@ -107,6 +124,7 @@ impl PostgresStore {
             own_pool,
             #[cfg(feature = "toml")]
             share: shared::Share::default(),
+            opened_at,
             apart,
             address: listen.or(url),
             description,
@@ -120,7 +138,7 @@ impl PostgresStore {
     async fn client(&self, what: &str) -> Result<Lent> {
         let client = self.pool.get().await;
         client
-            .map(Lent::new)
+            .map(|client| Lent::new(client, self.opened_at.clone()))
             .map_err(|error| fault::pool(what, &error))
     }
 
@@ -223,7 +241,7 @@ impl PostgresStore {
     ) -> Result<Option<Row>> {
         let client = self.client(what).await?;
         let rows = client.query_typed(sql, params).await;
-        client.give_back();
+        client.answered(&rows);
         let rows = rows.map_err(|error| fault::read(what, &error))?;
         Ok(rows.into_iter().next())
     }
@@ -247,49 +265,13 @@ impl PostgresStore {
             answer = client.query_typed(sql(&prepared.queries), params) => answer,
             () = &mut deadline => return Err(Error::unknown(what, "no answer in time")),
         };
-        client.give_back();
+        client.answered(&answer);
         Ok(answer)
-    }
-
-    /// Makes sure that the session reads the store that the pool writes.
-    async fn same_store(&self, listener: &PgListener) -> Result<()> {
-        let what = "comparing the pool with the listening session";
-        let heard = listener.head(Revision::ZERO).await?;
-        let head = &self.prepared().await?.queries.head;
-        let row = self.call(what, head, &[(&0i64, Type::INT8)]).await?;
-        let written = row
-            .as_ref()
-            .and_then(rows::cursor)
-            .ok_or_else(|| rows::strange(what))?;
-        if written.epoch == heard.epoch {
-            return Ok(());
-        }
-        Err(Error::refused(
-            what,
-            "they lead to different stores; let listen_database_url name the pool's database",
-        ))
     }
 
     fn instance_text(&self) -> String {
         format!("{:016x}", self.instance)
     }
-}
-
-fn own(config: Config, settings: &Settings) -> Result<Pool> {
-    let manager = Manager::from_config(
-        config,
-        NoTls,
-        ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        },
-    );
-    Pool::builder(manager)
-        .max_size(settings.max_connections)
-        .wait_timeout(Some(settings.request_timeout))
-        .create_timeout(Some(settings.request_timeout))
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| Error::refused("the pool", error))
 }
 
 fn report(names: &Names, migrated: &migrate::Migrated) {
@@ -329,6 +311,9 @@ impl Store for PostgresStore {
                 let listener = PgListener::connect(address, names.0, names.1).await?;
                 if self.apart {
                     self.same_store(&listener).await?;
+                }
+                if self.shares_a_server(&listener).await {
+                    listener.share();
                 }
                 listener
             }

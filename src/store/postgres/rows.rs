@@ -90,6 +90,16 @@ pub(super) fn standby(row: &Row) -> bool {
     row.try_get(7).unwrap_or(false)
 }
 
+/// Whether the statement's transaction could not write, in a row of `head.sql`.
+pub(super) fn read_only(row: &Row) -> bool {
+    row.try_get(10).unwrap_or(false)
+}
+
+/// The server's process that answered, in a row of `head.sql`.
+pub(super) fn process(row: &Row) -> Option<i32> {
+    row.try_get(11).ok()
+}
+
 /// A row of `entries.sql`.
 pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
     let (key, value) = (

@@ -101,8 +101,24 @@ async fn accept(listener: TcpListener, target: (String, u16), shared: Arc<Shared
     }
 }
 
+/// What a client sends to ask for TLS, which this proxy, as it reads along, does not have.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
 /// Carries one connection until a side ends it.
 async fn carry(mut client: TcpStream, mut server: TcpStream, shared: Arc<Shared>) {
+    let mut first = SSL_REQUEST;
+    while first == SSL_REQUEST {
+        if client.read_exact(&mut first).await.is_err() {
+            return;
+        }
+        let answered = match first {
+            SSL_REQUEST => client.write_all(b"N").await,
+            _ => server.write_all(&first).await,
+        };
+        if answered.is_err() {
+            return;
+        }
+    }
     let mut forgotten = shared.forgotten.subscribe();
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();

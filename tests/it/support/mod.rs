@@ -16,8 +16,11 @@ pub(crate) mod fetch;
 pub(crate) mod http;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
 pub(crate) mod proxy;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod wait;

@@ -16,7 +16,8 @@ use super::wait::{PATIENCE, Probe, eventually};
 pub(crate) fn program(database_url: Option<&str>, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sync-config"));
     let settings = std::env::vars_os().map(|(name, _)| name);
-    for name in settings.filter(|name| name.to_string_lossy().starts_with("SYNC_CONFIG_")) {
+    let ours = |name: &str| name.starts_with("SYNC_CONFIG_") || name.starts_with("PGSSL");
+    for name in settings.filter(|name| ours(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     for name in ["DATABASE_URL", "LISTEN_DATABASE_URL"] {

@@ -1,0 +1,283 @@
+//! The one place that opens connections: for the pool, for the listening session, and to cancel a statement.
+//!
+//! Guarantees: hosts are tried in their order, each address of each within the connect timeout; TLS as the address asks for
+//! it; the session's settings are sent when logging in, so that nothing of them stays behind on a server connection that a
+//! pooler lends to others. An error names every host that was tried, and why it would not do.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
+
+use super::address::{self, Target};
+use super::hosts::{copy, hosts, order, resolve};
+use super::refusal::{Failure, told};
+use super::security::SslMode;
+use super::tls::{self, Maker};
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+
+/// What a server or a pooler says of options that it does not take: undefined object, invalid value, wrong protocol, and
+/// PgBouncer's own.
+const UNTAKEN: [&str; 4] = ["42704", "22023", "0A000", "08P01"];
+
+/// The server drops a session soon after its peer is gone.
+const KEEPALIVES: &str = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000";
+
+/// A transaction whose owner froze holds its locks no longer than this; streams are not idle.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// A client with the connection that carries it.
+pub(super) type Session = (Client, Connection<Socket, tls::Stream>);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Role {
+    Pool,
+    Listener,
+}
+
+/// An address, with the settings of its sessions.
+pub(super) struct Address {
+    target: Target,
+    sessions: [Options; 2],
+}
+
+/// The settings of a session as startup options: first all of them, then without what older servers do not know, at last
+/// none, for poolers.
+struct Options {
+    levels: [String; 4],
+    /// The first level that was taken, so that a pooler is asked for more only once.
+    level: AtomicUsize,
+}
+
+impl Options {
+    /// Queries are not compiled, which costs small ones more than they take, and a session is never ended for idling.
+    fn new(statement: Duration, lock: Duration) -> Self {
+        let base = format!(
+            "-c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            milliseconds(statement),
+            milliseconds(lock),
+            milliseconds(IDLE_IN_TRANSACTION),
+        );
+        Self {
+            levels: [
+                format!("{base} {KEEPALIVES} -c idle_session_timeout=0"),
+                format!("{base} {KEEPALIVES}"),
+                base,
+                String::new(),
+            ],
+            level: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Address {
+    /// Parses the address of a setting.
+    pub(super) fn parse(setting: &str, address: &str, settings: &Settings) -> Result<Self> {
+        let lock = settings.lock_timeout;
+        Ok(Self {
+            target: Target::parse(setting, address, settings)?,
+            sessions: [
+                Options::new(settings.statement_limit(), lock),
+                // Whatever it reads is streamed and given up by the client when it stalls.
+                Options::new(Duration::ZERO, lock),
+            ],
+        })
+    }
+
+    /// Names the database for people, without user and password.
+    pub(super) fn describe(&self) -> String {
+        self.target.describe()
+    }
+
+    /// The role it logs in as.
+    pub(super) fn role(&self) -> &str {
+        self.target.config.get_user().unwrap_or_default()
+    }
+
+    /// Whether only a server that takes writes will do.
+    pub(super) fn must_write(&self) -> bool {
+        self.target.config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite
+    }
+
+    /// Whether the listening session's settings were refused, all of them: that is what poolers do.
+    pub(super) fn without_settings(&self) -> bool {
+        let options = &self.sessions[1];
+        options.level.load(Ordering::Relaxed) + 1 == options.levels.len()
+    }
+
+    /// Opens a connection to the first host that will do.
+    pub(super) async fn open(&self, role: Role) -> Result<Session, tokio_postgres::Error> {
+        let config = &self.target.config;
+        let mut failures = Vec::new();
+        for number in order(config) {
+            let place = address::place(config, number);
+            let looking = tokio::time::timeout(self.target.limit(1), resolve(config, number));
+            let resolved = match looking.await {
+                Ok(resolved) => resolved,
+                Err(_) => Err("its name is not resolved in time".to_owned()),
+            };
+            let addresses = match resolved {
+                Ok(addresses) => addresses,
+                Err(problem) => {
+                    failures.push((place, Failure::Other(problem)));
+                    continue;
+                }
+            };
+            let limit = self.target.limit(addresses.len());
+            for one in addresses {
+                let failure = match tokio::time::timeout(limit, self.log_in(&one, role)).await {
+                    Ok(Ok(session)) => return Ok(session),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => {
+                        let limit = humantime::format_duration(limit);
+                        Failure::Other(format!("no session within {limit}"))
+                    }
+                };
+                failures.push((place.clone(), failure));
+            }
+        }
+        Err(told(failures).await)
+    }
+
+    /// Tells the server to give a statement up, over TLS if its connection was. Nobody learns whether it did.
+    pub(super) async fn cancel(&self, token: CancelToken) {
+        if let Ok(maker) = Maker::load(&self.target.security).await {
+            // Where it cannot be told, the server's own bounds end it.
+            let _told = token.cancel_query(maker).await;
+        }
+    }
+
+    /// Logs in to one host, with and without TLS as libpq would.
+    async fn log_in(&self, one: &Config, role: Role) -> Result<Session, Failure> {
+        use tokio_postgres::config::SslMode as Wire;
+        let security = &self.target.security;
+        // A socket in the file system does not leave the machine; libpq does without TLS there too.
+        let tcp = matches!(one.get_hosts().first(), Some(Host::Tcp(_)));
+        let attempts: &[Wire] = match security.mode {
+            _ if !tcp => &[Wire::Disable],
+            SslMode::Disable => &[Wire::Disable],
+            SslMode::Allow => &[Wire::Disable, Wire::Require],
+            SslMode::Prefer => &[Wire::Prefer, Wire::Disable],
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Wire::Require],
+        };
+        let mut first = None;
+        for wire in attempts {
+            let maker = match wire {
+                Wire::Disable => Maker::plain(),
+                _ => Maker::load(security).await.map_err(Failure::Other)?,
+            };
+            let mut config = one.clone();
+            config.ssl_mode(*wire);
+            let error = match self.with_options(&config, &maker, role).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            let denied = error
+                .code()
+                .is_some_and(|code| code.code().starts_with("28"));
+            let otherwise = match security.mode {
+                SslMode::Allow => denied,
+                SslMode::Prefer => maker.used() && (denied || error.as_db_error().is_none()),
+                _ => false,
+            };
+            match first.take() {
+                None if otherwise => {
+                    tracing::debug!(error = %address::cause(&error), "refused; trying the other way as to TLS");
+                    first = Some(error);
+                }
+                // What the server itself says explains more than that it has no TLS.
+                Some(first) if error.as_db_error().is_none() => return Err(Failure::Server(first)),
+                _ => return Err(Failure::Server(error)),
+            }
+        }
+        Err(first.map_or_else(
+            || Failure::Other("it was not tried".to_owned()),
+            Failure::Server,
+        ))
+    }
+
+    /// Logs in with as many of the session's settings as are taken.
+    async fn with_options(
+        &self,
+        config: &Config,
+        maker: &Maker,
+        role: Role,
+    ) -> Result<Session, tokio_postgres::Error> {
+        let options = match role {
+            Role::Pool => &self.sessions[0],
+            Role::Listener => &self.sessions[1],
+        };
+        let given = config.get_options().unwrap_or_default().to_owned();
+        let mut level = options.level.load(Ordering::Relaxed);
+        loop {
+            let wanted = format!("{} {given}", options.levels[level]);
+            let wanted = wanted.trim();
+            let fewer = level + 1 < options.levels.len();
+            let mut asked = copy(config, false);
+            hosts(config, &mut asked);
+            if !wanted.is_empty() {
+                asked.options(wanted);
+            }
+            match asked.connect(maker.clone()).await {
+                Ok(session) => {
+                    options.level.store(level, Ordering::Relaxed);
+                    return Ok(session);
+                }
+                // An unknown setting, or a parameter that a pooler does not pass on. Anything else will not get better.
+                Err(error) if fewer && untaken(&error) => level += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Rounded up: to PostgreSQL zero means no limit.
+fn milliseconds(limit: Duration) -> u128 {
+    limit.as_micros().div_ceil(1_000)
+}
+
+fn untaken(error: &tokio_postgres::Error) -> bool {
+    let code = error.code();
+    code.is_some_and(|code| UNTAKEN.contains(&code.code()))
+}
+
+/// Makes the store's own pool.
+pub(super) fn pool(address: Arc<Address>, settings: &Settings) -> Result<Pool> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = Manager::from_connect(address.target.config.clone(), Opener(address), recycling);
+    Pool::builder(manager)
+        .max_size(settings.max_connections)
+        .wait_timeout(Some(settings.request_timeout))
+        .create_timeout(Some(settings.request_timeout))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| Error::refused("the pool", error))
+}
+
+/// Opens the connections of a pool.
+struct Opener(Arc<Address>);
+
+type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+
+impl deadpool_postgres::Connect for Opener {
+    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Opened> + Send + '_>> {
+        Box::pin(async {
+            let (client, connection) = self.0.open(Role::Pool).await?;
+            let task = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(error = %address::cause(&error), "a connection of the pool ended");
+                }
+            });
+            Ok((client, task))
+        })
+    }
+}

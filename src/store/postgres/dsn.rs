@@ -1,0 +1,273 @@
+//! The two ways to write an address, a URL and `key=value` words, taken apart without being shown.
+//!
+//! Guarantees: what tokio-postgres parses is handed on as it was written; what it does not know, or means otherwise than
+//! libpq, is taken out before. Problems name a parameter, never a value.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// Parameters that are honoured by this program itself.
+const OWN: [&str; 5] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "target_session_attrs",
+];
+
+/// Parameters that tokio-postgres takes as they are.
+const PASSED_ON: [&str; 17] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "sslnegotiation",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "channel_binding",
+    "load_balance_hosts",
+];
+
+/// Parameters of libpq that ask for what happens anyway, with the values that do.
+const WITHOUT_EFFECT: [(&str, &[&str]); 5] = [
+    ("gssencmode", &["disable", "prefer"]),
+    ("sslcompression", &["0"]),
+    ("sslsni", &["1"]),
+    (
+        "client_encoding",
+        &["utf8", "UTF8", "utf-8", "UTF-8", "auto"],
+    ),
+    ("replication", &["false", "off", "no", "0"]),
+];
+
+/// What stays as it is in a URL's value.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+/// An address in two parts.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// What tokio-postgres parses.
+    pub(super) rest: String,
+    own: Vec<(String, String)>,
+}
+
+impl Parts {
+    /// Takes an address apart.
+    pub(super) fn of(address: &str) -> Result<Self, String> {
+        let url = ["postgres://", "postgresql://"]
+            .iter()
+            .find_map(|scheme| address.strip_prefix(scheme));
+        let mut parts = Self::default();
+        match url {
+            Some(rest) => {
+                let (server, query) = split_url(rest);
+                parts.rest = format!("postgres://{server}");
+                let mut mark = '?';
+                for (name, value) in query_words(query)? {
+                    let Some((name, value)) = parts.sort(name, value)? else {
+                        continue;
+                    };
+                    // tokio-postgres takes one host at a time here.
+                    let several = if name == "host" { ',' } else { '\0' };
+                    for value in value.split(several) {
+                        let value = utf8_percent_encode(value, PLAIN);
+                        parts.rest += &format!("{mark}{name}={value}");
+                        mark = '&';
+                    }
+                }
+            }
+            None => {
+                for (name, value) in words(address)? {
+                    if let Some((name, value)) = parts.sort(name, value)? {
+                        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+                        parts.rest += &format!("{name}='{value}' ");
+                    }
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The value of a parameter that was taken out; the last one counts, as for libpq.
+    pub(super) fn own(&self, name: &str) -> Option<&str> {
+        let mut found = self.own.iter().rev().filter(|(own, _)| own == name);
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    /// Keeps what is ours, drops what has no effect, and gives back what is to be handed on.
+    fn sort(&mut self, name: String, value: String) -> Result<Option<(String, String)>, String> {
+        if OWN.contains(&name.as_str()) {
+            self.own.push((name, value));
+            return Ok(None);
+        }
+        if name == "keepalives_count" {
+            return Ok(Some(("keepalives_retries".to_owned(), value)));
+        }
+        if PASSED_ON.contains(&name.as_str()) {
+            return Ok(Some((name, value)));
+        }
+        for (known, values) in WITHOUT_EFFECT {
+            if name == known {
+                return match values.contains(&value.as_str()) {
+                    true => Ok(None),
+                    false => Err(format!("{name}: only {} is supported", values.join(", "))),
+                };
+            }
+        }
+        // A name that looks like none may be a piece of a password.
+        let a_name = name.len() <= 32
+            && (name.bytes()).all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            && (name.contains('_') || name.starts_with("ssl") || name.starts_with("gss"));
+        match a_name {
+            true => Err(format!("the parameter {name} is not supported")),
+            false => Err("it holds a parameter that is not known; percent-encode special characters, as in %40 for @".to_owned()),
+        }
+    }
+}
+
+/// Splits the server and its path from the query. A `?` before the `@` of the credentials belongs to a password.
+fn split_url(rest: &str) -> (&str, &str) {
+    let question = rest.find('?').unwrap_or(rest.len());
+    let credentials = match rest.find('@') {
+        // Beyond a path it is a part of the query.
+        Some(at) if at < question || !rest[..question].contains('/') => at,
+        _ => 0,
+    };
+    match rest[credentials..].find('?') {
+        Some(at) => (&rest[..credentials + at], &rest[credentials + at + 1..]),
+        None => (rest, ""),
+    }
+}
+
+fn query_words(query: &str) -> Result<Vec<(String, String)>, String> {
+    let decoded = |text: &str| {
+        let text = percent_decode_str(text).decode_utf8();
+        text.map(std::borrow::Cow::into_owned)
+            .map_err(|_| "a parameter is not UTF-8".to_owned())
+    };
+    let words = query.split('&').filter(|word| !word.is_empty());
+    words
+        .map(|word| {
+            let (name, value) = word
+                .split_once('=')
+                .ok_or("a parameter after the ? has no value")?;
+            Ok((decoded(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+/// Splits `key=value` words; a value in single quotes may hold blanks, and a backslash keeps what follows it.
+fn words(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut found = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = rest
+            .split_once('=')
+            .ok_or("write postgres://user@host:5432/database, or key=value words")?;
+        let name = name.trim();
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err("a word without = stands between the key=value words".to_owned());
+        }
+        let (value, end) = word_value(after.trim_start())?;
+        found.push((name.to_owned(), value));
+        rest = end.trim_start();
+    }
+    Ok(found)
+}
+
+fn word_value(text: &str) -> Result<(String, &str), String> {
+    let (quoted, body) = match text.strip_prefix('\'') {
+        Some(body) => (true, body),
+        None => (false, text),
+    };
+    let mut value = String::new();
+    let mut characters = body.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '\'' if quoted => return Ok((value, &body[at + 1..])),
+            '\\' => value.extend(characters.next().map(|(_, kept)| kept)),
+            _ if !quoted && character.is_whitespace() => return Ok((value, &body[at..])),
+            _ => value.push(character),
+        }
+    }
+    match quoted {
+        true => Err("a value in quotes has no end".to_owned()),
+        false => Ok((value, "")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(address: &str) -> String {
+        Parts::of(address).map(|parts| parts.rest).unwrap()
+    }
+
+    #[test]
+    fn what_is_ours_is_taken_out_of_a_url_and_the_rest_stays() {
+        let parts = Parts::of(
+            "postgresql://u:p%40@a:1,b:2/d?sslmode=verify-full&application_name=x%20y&sslrootcert=%2Fca.pem&sslmode=require",
+        )
+        .unwrap();
+        assert_eq!(
+            parts.rest,
+            "postgres://u:p%40@a:1,b:2/d?application_name=x%20y"
+        );
+        assert_eq!(parts.own("sslmode"), Some("require"));
+        assert_eq!(parts.own("sslrootcert"), Some("/ca.pem"));
+        assert_eq!(parts.own("sslkey"), None);
+    }
+
+    #[test]
+    fn what_is_ours_is_taken_out_of_words_and_quotes_stay() {
+        let parts =
+            Parts::of(r"host=h password='it\'s \\ me' sslmode = verify-ca  sslcert='/a b' user=u")
+                .unwrap();
+        assert_eq!(parts.own("sslmode"), Some("verify-ca"));
+        assert_eq!(parts.own("sslcert"), Some("/a b"));
+        let config: tokio_postgres::Config = parts.rest.parse().unwrap();
+        assert_eq!(config.get_password(), Some(br"it's \ me".as_slice()));
+        assert_eq!(config.get_user(), Some("u"));
+    }
+
+    #[test]
+    fn a_question_mark_or_an_at_belongs_where_it_stands() {
+        assert_eq!(rest("postgres://u:p?w@h/d"), "postgres://u:p?w@h/d");
+        assert_eq!(
+            rest("postgres://h/d?user=a@b&options=-c a=b"),
+            "postgres://h/d?user=a%40b&options=%2Dc%20a%3Db".replace("%2D", "-")
+        );
+        assert_eq!(rest("postgres://u@h?gssencmode=disable"), "postgres://u@h");
+        assert_eq!(
+            rest("postgres:///d?host=/run,b&port=1,2"),
+            "postgres:///d?host=%2Frun&host=b&port=1%2C2"
+        );
+        assert_eq!(
+            rest("postgres://u@h?keepalives_count=4"),
+            "postgres://u@h?keepalives_retries=4"
+        );
+    }
+
+    #[test]
+    fn a_piece_of_a_password_is_not_taken_for_a_name() {
+        for address in [
+            "host=h password=my hunter2=x",
+            "postgres://u@h/d?hunter2=x",
+            "host=h password='hunter2",
+            "hunter2",
+        ] {
+            let problem = Parts::of(address).err().unwrap();
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+        let problem = Parts::of("postgres://u@h/d?sslcrl=x").err().unwrap();
+        assert!(problem.contains("sslcrl"), "{problem}");
+    }
+}
