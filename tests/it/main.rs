@@ -13,6 +13,7 @@ mod contract;
 mod convergence;
 mod deaf_sessions;
 mod documents;
+mod experiments;
 mod fleet;
 mod ground;
 mod heartbeat;
