@@ -19,6 +19,14 @@ use tokio_postgres::Client;
 
 const LIMIT: &str = "tenant:42:limit";
 
+/// From any language; the commit numbers the change and announces it.
+const PLAIN_SQL: &str = "
+    BEGIN;
+    UPDATE account SET plan = 'team', balance = balance - 10 WHERE id = 42;
+    INSERT INTO sync_config (key, value) VALUES ('tenant:42:limit', '20000')
+        ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value;
+    COMMIT";
+
 /// Sells plans: what a tenant pays is business, what it may do is configuration.
 struct Sales {
     config: Arc<ConfigService>,
@@ -43,16 +51,12 @@ impl Sales {
             return Err(format!("{plan} costs {price}, which the account does not have").into());
         }
         transaction.commit().await?;
-        let revision = self
-            .config
-            .committed(&joined)
-            .await?
-            .map(|cursor| cursor.revision);
+        let made = match self.config.committed(&joined).await? {
+            Some(cursor) => format!("revision {}", cursor.revision),
+            None => "no revision, since the limit was that before".to_owned(),
+        };
         let now = self.config.get_i64(LIMIT, 0);
-        println!(
-            "  Committed as revision {}; {LIMIT} reads {now}.",
-            revision.unwrap_or_default()
-        );
+        println!("  Committed as {made}; {LIMIT} reads {now}.");
         Ok(())
     }
 
@@ -124,15 +128,7 @@ async fn example(database: &mut Database) -> Outcome {
     sales.trial().await?;
 
     println!("Plain SQL does the same.");
-    database
-        .psql(
-            "BEGIN;
-         UPDATE account SET plan = 'team', balance = balance - 10 WHERE id = 42;
-         INSERT INTO sync_config (key, value) VALUES ('tenant:42:limit', '20000')
-             ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value;
-         COMMIT",
-        )
-        .await?;
+    database.psql(PLAIN_SQL).await?;
     println!("Another instance was told:");
     for _ in 0..3 {
         let change = timeout(PATIENCE, changes.next())

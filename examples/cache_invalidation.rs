@@ -20,6 +20,9 @@ use sync_config::prelude::*;
 use sync_config::{Mode, Written};
 use tokio::task::JoinHandle;
 
+/// Results that are kept of a namespace; beyond this it begins anew. Keys come from requests, and memory ends.
+const MOST: usize = 10_000;
+
 /// Results of one namespace that hold as long as the key `cache_version:<namespace>` does.
 struct Cache<V> {
     kept: Arc<Shared<V>>,
@@ -82,6 +85,9 @@ impl<V: Clone + Send + 'static> Cache<V> {
         let result = compute().await;
         let mut kept = self.kept.now();
         if kept.version == version {
+            if kept.results.len() >= MOST {
+                kept.results.clear();
+            }
             kept.results.insert(key.to_owned(), result.clone());
         }
         result

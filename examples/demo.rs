@@ -1,7 +1,7 @@
 //! Three instances on one PostgreSQL: a write and how soon the others read it, an edit by plain SQL, the listener killed
 //! and back, a row altered behind the triggers and healed by the heartbeat, and equal checksums at the end.
 //!
-//! Run it with `cargo run --example demo`. It takes about ten seconds and ends by itself.
+//! Run it with `cargo run --example demo`. It takes a few seconds and ends by itself.
 
 #![allow(
     clippy::print_stdout,
