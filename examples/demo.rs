@@ -1,28 +1,31 @@
 //! Three instances on one PostgreSQL: a write and how soon the others read it, an edit by plain SQL, the listener killed
 //! and back, a row altered behind the triggers and healed by the heartbeat, and equal checksums at the end.
 //!
-//! Run it with `cargo run --example demo`. It takes about ten seconds and ends by itself.
+//! Run it with `cargo run --example demo`. It takes a few seconds and ends by itself.
 
-mod common;
-
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use sync_config::prelude::*;
-use sync_config::{Mode, Status};
-
-#[tokio::main]
-#[allow(
+#![allow(
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a demonstration prints and measures"
 )]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let database = common::database()?;
-    let url = database.url.as_str();
-    let table = format!("demo_{}", std::process::id());
-    let settings = Settings::new(url)
-        .table_name(&table)
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Database, Outcome, until};
+use sync_config::Mode;
+use sync_config::prelude::*;
+
+#[tokio::main]
+async fn main() -> Outcome {
+    common::run(example).await
+}
+
+async fn example(database: &mut Database) -> Outcome {
+    let name = format!("demo-{}", std::process::id());
+    let settings = (database.settings())
+        .instance_name(&name)
         .heartbeat_interval(Duration::from_secs(2));
     let mut instances = Vec::new();
     for _ in 0..3 {
@@ -31,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [one, two, three] = &instances[..] else {
         return Err("three instances".into());
     };
-    println!("1. Three instances are loaded and listening on table {table}.");
+    println!("1. Three instances are loaded and listening.");
 
     let started = Instant::now();
     let written = one.set("feature:new_ui", true).await?;
@@ -55,26 +58,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     three.subscribe_as::<i64>("limit:login", move |old, new| {
         let _gone = told.send((old.copied(), new.copied()));
     })?;
-    common::psql(
-        url,
-        &format!("INSERT INTO {table} (key, value) VALUES ('limit:login', '100')"),
-    )
-    .await?;
+    let insert = "INSERT INTO sync_config (key, value) VALUES ('limit:login', '100')";
+    database.psql(insert).await?;
     let (old, new) = heard.recv_timeout(Duration::from_secs(5))?;
     println!(
         "3. psql inserts limit:login = 100: instance 3 is called back with {old:?} -> {new:?}."
     );
 
     let lost = two.status().counters.sessions_lost;
-    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query LIKE '%_head%' AND pid <> pg_backend_pid()";
-    common::psql(url, kill).await?;
-    until(two, "the loss is noticed", |status| {
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name";
+    database.psql(&format!("{kill} = '{name}'")).await?;
+    until(&**two, "the loss is noticed", |status| {
         status.counters.sessions_lost > lost
     })
     .await?;
     let killed = Instant::now();
     let written = one.set("limit:login", 200).await?;
-    until(two, "the listener is back", |status| {
+    until(&**two, "the listener is back", |status| {
         status.mode == Mode::Push && status.revision >= written.revision()
     })
     .await?;
@@ -84,19 +84,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         two.get_i64("limit:login", 0)
     );
 
-    let sneaky = format!(
-        "ALTER TABLE {table} DISABLE TRIGGER USER; UPDATE {table} SET value = '300' WHERE key = 'limit:login';
-         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_touch_insert; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_touch_update;
-         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_insert; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_update;
-         ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_delete; ALTER TABLE {table} ENABLE ALWAYS TRIGGER sync_config_truncate"
-    );
-    common::psql(url, &sneaky).await?;
+    let sneaky = "ALTER TABLE sync_config DISABLE TRIGGER USER; UPDATE sync_config SET value = '300' WHERE key = 'limit:login';
+         ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_touch_insert; ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_touch_update;
+         ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_insert; ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_update;
+         ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_delete; ALTER TABLE sync_config ENABLE ALWAYS TRIGGER sync_config_truncate";
+    database.psql(sneaky).await?;
     println!(
         "5. A row is altered behind the triggers, to 300; the instances still read {}.",
         three.get_i64("limit:login", 0)
     );
     for (number, instance) in [(1, one), (2, two), (3, three)] {
-        until(instance, "the audit heals it", |_| {
+        until(&**instance, "the audit heals it", |_| {
             instance.get_i64("limit:login", 0) == 300
         })
         .await?;
@@ -134,19 +132,4 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("All equal.");
     Ok(())
-}
-
-/// Looks at an instance until a condition holds, for 15 s at most.
-async fn until(
-    instance: &Arc<ConfigService>,
-    what: &str,
-    holds: impl Fn(&Status) -> bool,
-) -> Result<(), String> {
-    for _ in 0..1_500 {
-        if holds(&instance.status()) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Err(format!("{what}: {:?}", instance.status()))
 }

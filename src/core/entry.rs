@@ -219,7 +219,7 @@ impl Entry {
             key: self.key.clone(),
             found: self.value.kind(),
             wanted: std::any::type_name::<T>(),
-            place: format!("line {} column {}", error.line(), error.column()),
+            place: place(&error),
         })
     }
 }
@@ -231,6 +231,14 @@ impl fmt::Debug for Entry {
             .field("value", &self.value)
             .field("revision", &self.revision)
             .finish()
+    }
+}
+
+/// Where decoding failed. A type that refuses what it was decoded from (`#[serde(try_from)]`) names no place.
+fn place(error: &serde_json::Error) -> String {
+    match error.line() {
+        0 => "its type refuses it as a whole".to_owned(),
+        line => format!("line {line} column {}", error.column()),
     }
 }
 
@@ -264,6 +272,27 @@ mod tests {
 
     fn entry(json: &str) -> Entry {
         Entry::new(Key::stored("k"), Value::stored(json), Revision::new(1), 0)
+    }
+
+    #[test]
+    fn a_value_that_a_type_refuses_as_a_whole_names_no_line() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(try_from = "u32")]
+        struct Even(#[allow(dead_code, reason = "it is only decoded")] u32);
+        impl TryFrom<u32> for Even {
+            type Error = &'static str;
+            fn try_from(number: u32) -> Result<Self, &'static str> {
+                (number & 1 == 0)
+                    .then_some(Self(number))
+                    .ok_or("secret: odd")
+            }
+        }
+        let error = entry("3").parse::<Even>().unwrap_err().to_string();
+        assert!(
+            error.ends_with("Even (its type refuses it as a whole)"),
+            "{error}"
+        );
+        assert!(entry("4").parse::<Even>().is_ok());
     }
 
     #[test]

@@ -135,17 +135,55 @@ fn every_snippet_of_the_examples_page_stands_in_its_example() {
     for section in page.split("<!-- examples/").skip(1) {
         let (name, rest) = section.split_once(" -->").expect("a marker names its file");
         let example = read(&format!("examples/{name}"));
-        let (_, block) = rest
-            .split_once("```rust\n")
+        let block = rest
+            .strip_prefix("\n```rust\n")
             .expect("a block follows its marker");
-        let (block, _) = block.split_once("```").expect("the block ends");
-        assert!(
-            example.contains(block.trim_end()),
-            "examples/{name} does not hold:\n{block}"
-        );
+        let (block, _) = block.split_once("\n```\n").expect("the block ends");
+        for part in block.split("\n\n// …\n\n") {
+            assert!(
+                example.contains(part),
+                "examples/{name} does not hold:\n{part}"
+            );
+        }
         checked += 1;
     }
-    assert!(checked >= 3, "{checked} snippets");
+    assert_eq!(checked, page.matches("```rust").count(), "all are checked");
+}
+
+#[test]
+fn every_example_has_its_section_and_every_section_its_example() {
+    let page = read("EXAMPLES.md");
+    let directory = format!("{}/examples", env!("CARGO_MANIFEST_DIR"));
+    let files = std::fs::read_dir(directory).expect("there are examples");
+    let files = files.map(|file| file.expect("a file").path());
+    let mut examples: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    examples.sort();
+    let mut sections = Vec::new();
+    for section in page.split("\n## ").skip(1) {
+        let (title, _) = section.split_once('\n').expect("a title is a line");
+        let run = section.lines().find(|line| line.starts_with("`cargo run "));
+        let run = run.unwrap_or_else(|| panic!("{title}: says how to run it"));
+        let name = run.trim_end_matches('`').rsplit(' ').next().unwrap_or("");
+        let mut needed = vec![
+            format!("<!-- examples/{name}.rs -->"),
+            "\n```text\n".to_owned(),
+        ];
+        if name != "demo" {
+            // its times differ; all others print the same each time, and `.ci/example` compares
+            needed.push(format!("\n<!-- prints: {name} -->\n```text\n"));
+        }
+        for needed in needed {
+            assert!(section.contains(&needed), "{title}: {needed:?} is missing");
+        }
+        let row = format!("\n| [`{name}`](examples/{name}.rs) | ");
+        assert!(page.contains(&row), "the table does not name {name}");
+        sections.push(name.to_owned());
+    }
+    sections.sort();
+    assert_eq!(sections, examples);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod contract;
 mod convergence;
 mod deaf_sessions;
 mod documents;
+mod experiments;
 mod failover;
 mod fleet;
 mod ground;
