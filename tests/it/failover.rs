@@ -166,7 +166,7 @@ async fn connections_to_a_server_that_takes_no_writes_any_more_are_left_for_the_
     let old = pair.db.client().await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sync-config' AND datname = current_database()";
     assert!(one::<i64>(&old, sessions).await >= 2);
-    pair.level(3).await;
+    pair.level(head(&old).await).await;
     pair.promote().await;
     // No connection is cut: the old primary only begins to refuse writes.
     run(&old, "ALTER SYSTEM SET default_transaction_read_only = on").await;
