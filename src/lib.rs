@@ -16,6 +16,7 @@
 //!
 //! # Where to look
 //!
+//! - The [`guide`] tells of guarantees, reading, writing, subscribing, testing and operating, with examples that run.
 //! - [`SyncConfig`] is the trait to inject as `Arc<dyn SyncConfig>`; [`SyncConfigExt`] adds typed reads, writes and
 //!   callbacks to every implementor.
 //! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
@@ -46,6 +47,7 @@
 pub mod cli;
 mod core;
 mod error;
+pub mod guide;
 #[cfg(all(feature = "server", unix))]
 mod local_postgres;
 mod runtime;

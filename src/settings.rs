@@ -24,7 +24,7 @@ pub use self::environment::Environment;
 pub use self::file::SettingsFile;
 pub use self::layers::{Layers, Origin, Setting};
 pub(crate) use self::text::check_name;
-use self::text::{check_path, duration, switch};
+use self::text::{check_path, duration, in_days, switch};
 use crate::error::{Error, Result};
 
 /// How a service finds its table and how often it does what.
@@ -276,8 +276,7 @@ impl Settings {
         ];
         for (name, value, least, most) in bounded {
             if value < least || value > most {
-                let [value, least, most] =
-                    [value, least, most].map(|d| humantime::format_duration(d).to_string());
+                let [value, least, most] = [value, least, most].map(in_days);
                 return Err(Error::setting(
                     name,
                     value,

@@ -42,6 +42,7 @@ const FILE_BYTES: u64 = 1024 * 1024;
 /// # Ok(())
 /// # }
 /// ```
+#[cfg_attr(docsrs, doc(cfg(feature = "toml")))]
 #[derive(Clone)]
 pub struct SettingsFile {
     pub(super) path: PathBuf,

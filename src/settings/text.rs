@@ -43,7 +43,7 @@ impl Settings {
 }
 
 /// A duration with nothing longer than days, which are what people set: months and years of others have fractions.
-fn in_days(value: Duration) -> String {
+pub(super) fn in_days(value: Duration) -> String {
     const DAY: u64 = 86_400;
     let days = value.as_secs() / DAY;
     let rest = value.saturating_sub(Duration::from_secs(days * DAY));

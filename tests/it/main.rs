@@ -12,6 +12,7 @@ mod cli;
 mod consumers;
 #[macro_use]
 mod contract;
+mod bad_input;
 mod convergence;
 mod deaf_sessions;
 mod documents;

@@ -1,0 +1,26 @@
+//! A guide in six parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
+//!
+//! 1. [`guarantees`]: what holds, what does not, and by which rule.
+//! 2. [`reading`]: from memory, in one view, typed, and fresh.
+//! 3. [`writing`]: conditions, batches, lost answers, transactions of your own.
+//! 4. [`subscribing`]: callbacks, streams, and places that outlive a process.
+//! 5. [`testing`]: a store in memory, and one with faults.
+//! 6. [`operating`]: what to set, to watch and to do.
+
+#[doc = include_str!("guide/guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("guide/reading.md")]
+pub mod reading {}
+
+#[doc = include_str!("guide/writing.md")]
+pub mod writing {}
+
+#[doc = include_str!("guide/subscribing.md")]
+pub mod subscribing {}
+
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("guide/operating.md")]
+pub mod operating {}
