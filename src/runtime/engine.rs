@@ -138,11 +138,13 @@ impl Engine {
         self.replica().next_deadline()
     }
 
-    /// Takes a committed revision of this instance in, which so many writes made. Answers whether its epoch had been shown
-    /// before.
-    pub(crate) fn committed(&self, committed: Committed, writes: u64) -> bool {
-        let epoch = committed.epoch;
+    /// Counts writes that made a revision, and takes it in if it is known. Answers whether its epoch had been shown before.
+    pub(crate) fn committed(&self, committed: Option<Committed>, writes: u64) -> bool {
         self.book.open().counters.writes += writes;
+        let Some(committed) = committed else {
+            return false;
+        };
+        let epoch = committed.epoch;
         let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
         self.feed(Input::Committed(committed));
         followed

@@ -166,7 +166,7 @@ impl WriteRequest {
 /// What a committed transaction did.
 #[derive(Debug)]
 pub(crate) struct WriteAnswer {
-    /// The revision it made, for the core; `None` when it made none.
+    /// The revision it made, for the core; `None` when it made none, or one of which not all is known.
     pub(crate) committed: Option<Committed>,
     pub(crate) answered: Answered,
 }
@@ -174,7 +174,7 @@ pub(crate) struct WriteAnswer {
 /// What a committed transaction of several writes did.
 #[derive(Debug)]
 pub(crate) struct GroupAnswer {
-    /// The revision it made, for the core; `None` when it made none.
+    /// The revision it made, for the core; `None` when it made none, or one of which not all is known.
     pub(crate) committed: Option<Committed>,
     /// What became of each request, in their order.
     pub(crate) members: Vec<Member>,
@@ -198,6 +198,13 @@ pub(crate) struct Answered {
     pub(crate) changed: bool,
     pub(crate) replayed: bool,
     pub(crate) keys: Vec<WrittenKey>,
+}
+
+impl Answered {
+    /// Whether it made a revision, now.
+    pub(crate) fn is_news(&self) -> bool {
+        self.changed && !self.replayed
+    }
 }
 
 /// One revision as the journal holds it, with what was before and after.

@@ -66,3 +66,4 @@ mod typed_views;
 mod write_groups;
 mod write_joined;
 mod write_outcomes;
+mod write_strangers;

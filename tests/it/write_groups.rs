@@ -351,7 +351,8 @@ async fn what_is_not_sent_by_its_deadline_is_not_written_ever() {
     let db = TestDb::new().await;
     let settings = quick(Settings::new(db.url()))
         .max_connections(1)
-        .request_timeout(Duration::from_secs(4));
+        .request_timeout(Duration::from_secs(4))
+        .statement_timeout(Duration::ZERO);
     let service = start(settings).await;
     let admin = db.client().await;
     run(&admin, "BEGIN; SELECT FROM sync_config_head FOR UPDATE").await;

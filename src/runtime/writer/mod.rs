@@ -284,7 +284,8 @@ impl Shared {
             () = self.given_up(std::slice::from_mut(&mut caller)) => return,
         };
         caller.tell(answer.map(|answer| {
-            let followed = self.take_in(answer.committed, 1);
+            let writes = u64::from(answer.answered.is_news());
+            let followed = self.engine.committed(answer.committed, writes);
             (answer.answered, followed)
         }));
     }
@@ -305,9 +306,10 @@ impl Shared {
         let pairs = requests.into_iter().zip(callers);
         match answer {
             Ok(answer) => {
-                let changed = |member: &&Member| matches!(member, Member::Answered(one) if one.changed && !one.replayed);
-                let writes = answer.members.iter().filter(changed).count();
-                let followed = self.take_in(answer.committed, writes as u64);
+                let news =
+                    |member: &&Member| matches!(member, Member::Answered(one) if one.is_news());
+                let writes = answer.members.iter().filter(news).count();
+                let followed = self.engine.committed(answer.committed, writes as u64);
                 let mut again = Vec::new();
                 for ((request, caller), member) in pairs.zip(answer.members) {
                     match member {
@@ -336,11 +338,6 @@ impl Shared {
                     .collect()
             }
         }
-    }
-
-    /// Hands a committed revision to the core. Answers whether its epoch had been shown before.
-    fn take_in(&self, committed: Option<crate::core::replica::Committed>, writes: u64) -> bool {
-        committed.is_some_and(|committed| self.engine.committed(committed, writes))
     }
 }
 

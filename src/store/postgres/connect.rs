@@ -57,10 +57,11 @@ struct Options {
 }
 
 impl Options {
-    /// Queries are not compiled, which costs small ones more than they take, and a session is never ended for idling.
+    /// Queries are not compiled, which costs small ones more than they take, and a session is never ended for idling. Writes
+    /// wait for one another instead of failing, whatever isolation the role or the database has for others.
     fn new(statement: Duration, lock: Duration) -> Self {
         let base = format!(
-            "-c jit=off -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            "-c jit=off -c default_transaction_isolation=read\\ committed -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
             milliseconds(statement),
             milliseconds(lock),
             milliseconds(IDLE_IN_TRANSACTION),

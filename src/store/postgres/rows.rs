@@ -237,7 +237,7 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
 pub(super) fn write_answer(items: &[Item], rows: &[Row], instance: u64) -> Option<WriteAnswer> {
     let mut committed = Vec::new();
     let answered = answered(items, rows, &mut committed)?;
-    let committed = sealed(rows, instance, committed);
+    let committed = sealed(rows, 11, instance, committed);
     Some(WriteAnswer {
         committed,
         answered,
@@ -267,7 +267,7 @@ pub(super) fn group_answer(
     let newest = all
         .iter()
         .find(|row| row.try_get(4).is_ok_and(|replayed: bool| !replayed));
-    let committed = newest.and_then(|row| sealed(std::slice::from_ref(row), instance, changes));
+    let committed = newest.and_then(|row| sealed(std::slice::from_ref(row), 13, instance, changes));
     Some(GroupAnswer { committed, members })
 }
 
@@ -317,12 +317,18 @@ fn answered(items: &[Item], rows: &[Row], changes: &mut Vec<JournaledChange>) ->
     })
 }
 
-/// The revision that a transaction with changes made.
-fn sealed(rows: &[Row], instance: u64, changes: Vec<JournaledChange>) -> Option<Committed> {
-    if changes.is_empty() {
+/// The revision that a transaction with changes made; `None` where the column `others` says that it may hold more than
+/// these, so that it has to be read like any other news.
+fn sealed(
+    rows: &[Row],
+    others: usize,
+    instance: u64,
+    changes: Vec<JournaledChange>,
+) -> Option<Committed> {
+    let row = rows.first()?;
+    if changes.is_empty() || row.try_get(others).ok()? {
         return None;
     }
-    let row = rows.first()?;
     let journaled = Journaled {
         revision: revision(row.try_get(0).ok()?)?,
         id: revision_id(row.try_get(1).ok()?)?,

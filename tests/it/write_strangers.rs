@@ -1,0 +1,116 @@
+//! Writes in a database that others have set up: their defaults for sessions, and their triggers on the table.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use sync_config::prelude::*;
+
+use crate::ground::{equal_to_the_table, one, quick, run, start};
+use crate::support::postgres::TestDb;
+
+/// Sets keys at once: the first goes out alone, the others together after it.
+async fn set_at_once(service: &Arc<ConfigService>, keys: &[&str], value: usize) {
+    for outcome in join_all(keys.iter().map(|key| service.set(key, value))).await {
+        let written = outcome.unwrap();
+        assert!(written.changed() && written.visible());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stricter_default_isolation_does_not_make_writers_fail_each_other() {
+    let db = TestDb::new().await;
+    let admin = db.client().await;
+    let strict = format!(
+        "ALTER DATABASE {} SET default_transaction_isolation = 'serializable'",
+        db.name()
+    );
+    run(&admin, &strict).await;
+    let services = [
+        start(quick(Settings::new(db.url()))).await,
+        start(quick(Settings::new(db.url()))).await,
+    ];
+    for round in 0..20 {
+        let writers = services.iter().enumerate().map(|(number, service)| {
+            set_at_once(service, &["a", "b", "c", "d"], 2 * round + number)
+        });
+        join_all(writers).await;
+    }
+    equal_to_the_table(&[&services[0], &services[1]], &admin).await;
+}
+
+/// A store of somebody whose trigger answers each change of a key `k:…` with a statement.
+async fn with_trigger(then: &str) -> (TestDb, Arc<ConfigService>, tokio_postgres::Client) {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let admin = db.client().await;
+    let trigger = format!(
+        "CREATE FUNCTION strange() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {then}; RETURN NULL; END $$;
+         CREATE TRIGGER strange AFTER INSERT OR UPDATE ON sync_config FOR EACH ROW
+         WHEN (pg_trigger_depth() = 0 AND NEW.key LIKE 'k:%') EXECUTE FUNCTION strange()"
+    );
+    run(&admin, &trigger).await;
+    (db, service, admin)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_triggers_write_besides_is_read_by_the_writer_s_instance_too() {
+    let (_db, service, admin) = with_trigger(
+        "INSERT INTO public.sync_config (key, value) VALUES ('last', to_jsonb(NEW.key))
+         ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
+    )
+    .await;
+    for key in ["k:a", "k:b"] {
+        let written = service.set(key, 1).await.unwrap();
+        assert!(written.changed() && written.visible());
+        assert_eq!(service.get_string("last", ""), key);
+    }
+    let batch = Batch::new().put("k:c", 1).put("other", 1);
+    service.write(batch).await.unwrap();
+    assert_eq!(service.get_string("last", ""), "k:c");
+    set_at_once(&service, &["one", "two", "k:d"], 2).await;
+    assert_eq!(service.get_string("last", ""), "k:d");
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_others_triggers_write_again_is_told_as_it_is_in_the_end() {
+    let (_db, service, admin) = with_trigger(
+        "UPDATE public.sync_config SET value = to_jsonb((NEW.value #>> '{}')::int * 10) WHERE key = NEW.key",
+    )
+    .await;
+    for value in 1..4 {
+        let written = service.set("k:a", value).await.unwrap();
+        assert_eq!(service.get_i64("k:a", 0), value * 10);
+        let entry = written.keys()[0].entry().unwrap();
+        assert_eq!(entry.as_json(), (value * 10).to_string());
+    }
+    set_at_once(&service, &["one", "two", "k:a"], 7).await;
+    assert_eq!(service.get_i64("k:a", 0), 70);
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_others_triggers_skip_is_told_as_unchanged() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let admin = db.client().await;
+    run(
+        &admin,
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER skip BEFORE INSERT OR UPDATE ON sync_config FOR EACH ROW
+         WHEN (NEW.key LIKE 'skipped%') EXECUTE FUNCTION skip()",
+    )
+    .await;
+    let keys = ["skipped:1", "kept", "skipped:2", "also kept"];
+    let told = join_all(keys.map(|key| service.set(key, 1))).await;
+    for (key, outcome) in keys.iter().zip(told) {
+        let written = outcome.unwrap();
+        assert_eq!(written.changed(), !key.starts_with("skipped"), "{key}");
+        assert_eq!(written.keys()[0].entry().is_some(), written.changed());
+    }
+    assert_eq!(
+        one::<i64>(&admin, "SELECT count(*) FROM sync_config").await,
+        2
+    );
+    equal_to_the_table(&[&service], &admin).await;
+}
