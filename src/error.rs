@@ -14,6 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why something did not work. Ask the predicates rather than the text.
 pub struct Error(Box<Kind>);
 
+/// Characters of a setting's text that a message shows at most: it stands in one line of a log.
+const MAX_SHOWN: usize = 64;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Kind {
     #[error(transparent)]
@@ -83,6 +86,10 @@ impl Error {
         // An address that was given to the wrong setting; it may hold a password.
         if value.contains("://") || value.contains("password") {
             value = "…".to_owned();
+        }
+        if let Some((end, _)) = value.char_indices().nth(MAX_SHOWN) {
+            value.truncate(end);
+            value.push('…');
         }
         Kind::Setting {
             name: name.into(),

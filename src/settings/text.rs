@@ -55,7 +55,17 @@ pub(super) fn in_days(value: Duration) -> String {
     }
 }
 
+/// A duration's text in bytes: every unit there is, with room. What is wrong with one is said with parts of it.
+const MAX_DURATION: usize = 128;
+
 pub(super) fn duration(name: &str, text: &str) -> Result<Duration> {
+    if text.len() > MAX_DURATION {
+        let bytes = text.len();
+        let problem = format!(
+            "not a duration such as 5m or 250ms: {bytes} bytes; the bound is {MAX_DURATION}"
+        );
+        return Err(Error::setting(name, text, problem));
+    }
     if !text.is_empty()
         && text
             .bytes()
@@ -116,12 +126,13 @@ pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
 /// A file of that name can be made in some directory.
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let text = path.to_string_lossy();
-    let named = path.file_name().is_some() && !text.ends_with('/');
+    // An address may hold a password, and paths are shown.
+    let named = path.file_name().is_some() && !text.ends_with('/') && !text.contains("://");
     if named && !text.chars().any(char::is_control) {
         return Ok(());
     }
     let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-    let problem = "must be the path of a file, without control characters";
+    let problem = "must be the path of a file, without control characters and no address";
     Err(Error::setting("state_file", shown, problem))
 }
 
