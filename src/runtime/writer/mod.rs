@@ -236,6 +236,7 @@ impl Shared {
             self.lanes.send_modify(|lanes| *lanes += 1);
             let lane = Lane {
                 shared: self.clone(),
+                ran: false,
                 ticket: Some(ticket),
             };
             let _entered = self.runtime.enter();
@@ -353,12 +354,15 @@ fn sent_in_vain(request: WriteRequest, caller: Caller) -> Waiting {
 /// One connection's work: a turn after the other, until nothing waits that may go out.
 struct Lane {
     shared: Arc<Shared>,
+    /// False until it is polled, which an ended runtime never does.
+    ran: bool,
     /// Of the turn under way.
     ticket: Option<Ticket>,
 }
 
 impl Lane {
     async fn run(mut self, mut writes: Vec<Waiting>, mut patient: bool) {
+        self.ran = true;
         loop {
             let again = {
                 let shared = self.shared.clone();
@@ -396,15 +400,21 @@ impl Lane {
 }
 
 impl Drop for Lane {
-    /// Also when the turn panicked or its runtime ended: the others that wait go on, or learn of it.
+    /// Also when the turn panicked or its runtime ended: the others that wait go on, or learn of it. All of them at once: a
+    /// lane for each, begun in the end of the one before, would go a thousand calls deep.
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            let turn = {
+            let (turn, abandoned) = {
                 let mut queue = self.shared.queue();
                 queue.end(Some(ticket), Vec::new());
-                queue.next()
+                if self.ran {
+                    (queue.next(), None)
+                } else {
+                    (None, Some(queue.abandon()))
+                }
             };
             self.shared.begin(turn);
+            drop(abandoned);
         }
         self.shared.lanes.send_modify(|lanes| *lanes -= 1);
     }
@@ -494,6 +504,31 @@ mod tests {
             error.is_outcome_unknown() || error.is_unavailable(),
             "{error}"
         );
+        writer.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_ends_leaves_none_of_a_thousand_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let writer = {
+            let _entered = runtime.enter();
+            writer()
+        };
+        // Of one key, so that each is a turn of its own.
+        let mut writes: Vec<_> = (0..1_000)
+            .map(|_| Box::pin(writer.write(request(1, 1), HOUR)))
+            .collect();
+        for write in &mut writes {
+            assert!(poll(write).is_pending());
+        }
+        std::thread::spawn(move || drop(runtime)).join().unwrap();
+        for write in writes {
+            let error = write.await.unwrap_err();
+            assert!(error.is_unavailable(), "{error}");
+        }
         writer.close().await;
     }
 }
