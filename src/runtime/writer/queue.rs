@@ -123,6 +123,11 @@ impl<C> Queue<C> {
     /// Refuses what comes, and hands out what waits.
     pub(super) fn close(&mut self) -> VecDeque<Waiting<C>> {
         self.closed = true;
+        self.abandon()
+    }
+
+    /// Hands out what waits, which nobody is going to send.
+    pub(super) fn abandon(&mut self) -> VecDeque<Waiting<C>> {
         std::mem::take(&mut self.waiting)
     }
 

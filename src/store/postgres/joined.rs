@@ -7,7 +7,8 @@
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Transaction};
 
-use super::{Columns, PostgresStore, fault, rows};
+use super::writing::Columns;
+use super::{PostgresStore, fault, rows};
 use crate::core::{Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Result};
 use crate::store::WriteRequest;

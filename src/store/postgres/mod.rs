@@ -18,6 +18,7 @@ pub(crate) mod joined;
 mod lent;
 mod listener;
 pub(crate) mod migrate;
+mod prepare;
 mod probe;
 mod queries;
 mod refusal;
@@ -32,31 +33,25 @@ mod tls;
 mod tls;
 #[cfg(feature = "tls")]
 mod trust;
+mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Object, Pool};
-use futures_util::pin_mut;
+use deadpool_postgres::Pool;
 use tokio::sync::OnceCell;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use self::connect::Address;
-use self::identifier::{Names, QualifiedName};
 use self::lent::Lent;
 use self::listener::PgListener;
-use self::migrate::Installed;
-use self::queries::Queries;
+use self::prepare::Prepared;
 use super::{Consumers, GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision, Value};
+use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
-use crate::write::{Item, Precondition};
-
-/// Each wait for a lock is bounded by 30 s; the work is bounded only by this, because adopting a large table takes its time.
-const MIGRATION_TIMEOUT: Duration = Duration::from_secs(1_800);
 
 /// A table in a database, with its helpers.
 pub(crate) struct PostgresStore {
@@ -77,12 +72,6 @@ pub(crate) struct PostgresStore {
     settings: Settings,
     instance: u64,
     prepared: OnceCell<Prepared>,
-}
-
-/// What is known once the schema is there.
-pub(super) struct Prepared {
-    queries: Queries,
-    channel: String,
 }
 
 impl PostgresStore {
@@ -142,96 +131,6 @@ impl PostgresStore {
             .map_err(|error| fault::pool(what, &error))
     }
 
-    async fn prepared(&self) -> Result<&Prepared> {
-        self.prepared
-            .get_or_try_init(|| self.prepare_schema())
-            .await
-    }
-
-    /// Finds the table's schema, migrates it if that is wanted and needed, and checks that the channel is the one the
-    /// database notifies.
-    async fn prepare_schema(&self) -> Result<Prepared> {
-        let client = self.client("connecting").await?;
-        let prepared = self.prepare_on(&client).await;
-        client.give_back();
-        prepared
-    }
-
-    async fn prepare_on(&self, client: &Object) -> Result<Prepared> {
-        let names = self.names(client).await?;
-        let settings = &self.settings;
-        let look = migrate::installed(client, &names);
-        let found = match tokio::time::timeout(settings.request_timeout, look).await {
-            Ok(found) => found.map_err(fault::migrate)?,
-            Err(_) => {
-                return Err(Error::unavailable(
-                    "looking at the schema",
-                    "no answer in time",
-                ));
-            }
-        };
-        let complete = matches!(&found, Installed::Yes { missing, .. } if missing.is_empty());
-        let found = if settings.migrate && !complete {
-            let migrating = migrate::migrate(client, &names, &settings.channel);
-            let migrated = match tokio::time::timeout(MIGRATION_TIMEOUT, migrating).await {
-                Ok(migrated) => migrated.map_err(fault::migrate)?,
-                Err(_) => {
-                    return Err(Error::unavailable(
-                        "migrating the schema",
-                        "not done within 30m",
-                    ));
-                }
-            };
-            report(&names, &migrated);
-            migrate::installed(client, &names)
-                .await
-                .map_err(fault::migrate)?
-        } else {
-            found
-        };
-        match found {
-            Installed::No => Err(Error::refused(
-                format!("table {}", names.table()),
-                "has no sync-config schema; run `sync-config migrate`, or give its SQL (`migrate --print`) to the owner",
-            )),
-            Installed::Yes { channel, .. } if channel != settings.channel => {
-                let table = names.table();
-                let problem = format!(
-                    "{table} notifies on {channel:?}; use that, or run `sync-config migrate` with the new one"
-                );
-                Err(Error::setting("channel", &settings.channel, problem))
-            }
-            Installed::Yes { channel, .. } => Ok(Prepared {
-                queries: Queries::new(&names),
-                channel,
-            }),
-        }
-    }
-
-    async fn names(&self, client: &tokio_postgres::Client) -> Result<Names> {
-        let schema = match &self.settings.schema {
-            Some(schema) => schema.clone(),
-            None => {
-                let row = client
-                    .query_typed("SELECT pg_catalog.current_schema()", &[])
-                    .await;
-                let row = row.map_err(|error| fault::read("finding the schema", &error))?;
-                let schema: Option<String> = row.first().and_then(|row| row.try_get(0).ok()?);
-                schema.ok_or_else(|| {
-                    Error::setting(
-                        "schema",
-                        "",
-                        "the connection has no schema to create in; name one",
-                    )
-                })?
-            }
-        };
-        let table = QualifiedName::parse(&schema, &self.settings.table_name);
-        Ok(Names::new(table.map_err(|error| {
-            Error::setting("table_name", &self.settings.table_name, error.to_string())
-        })?))
-    }
-
     /// Runs one statement on a pooled connection.
     async fn call(
         &self,
@@ -246,46 +145,8 @@ impl PostgresStore {
         Ok(rows.into_iter().next())
     }
 
-    /// Runs a statement that writes, within the request timeout. The outer error means that it was not sent, or that
-    /// nobody knows what became of it; the inner one is the server's answer.
-    async fn send(
-        &self,
-        what: &str,
-        sql: fn(&Queries) -> &String,
-        params: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<std::result::Result<Vec<Row>, tokio_postgres::Error>> {
-        let deadline = tokio::time::sleep(self.settings.request_timeout);
-        pin_mut!(deadline);
-        let ready = async { Ok::<_, Error>((self.prepared().await?, self.client(what).await?)) };
-        let (prepared, client) = tokio::select! {
-            ready = ready => ready?,
-            () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
-        };
-        let answer = tokio::select! {
-            answer = client.query_typed(sql(&prepared.queries), params) => answer,
-            () = &mut deadline => return Err(Error::unknown(what, "no answer in time")),
-        };
-        client.answered(&answer);
-        Ok(answer)
-    }
-
     fn instance_text(&self) -> String {
         format!("{:016x}", self.instance)
-    }
-}
-
-fn report(names: &Names, migrated: &migrate::Migrated) {
-    tracing::info!(table = %names.table(), applied = ?migrated.applied, adopted = migrated.adopted, "schema migrated");
-    if let Some(trigger) = &migrated.replaced_trigger {
-        tracing::warn!(table = %names.table(), trigger, "a trigger that notified values was replaced");
-    }
-    if migrated.out_of_bounds_total > 0 {
-        let keys = &migrated.out_of_bounds;
-        tracing::warn!(
-            rows = migrated.out_of_bounds_total,
-            ?keys,
-            "rows beyond the bounds were left as they are"
-        );
     }
 }
 
@@ -327,54 +188,11 @@ impl Store for PostgresStore {
     }
 
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
-        let items = &request.items;
-        let what = request.what();
-        let columns = Columns::of(items.iter());
-        let expected = columns.conditional.then_some(&columns.expected);
-        let origin = self.instance_text();
-        let params: [(&(dyn ToSql + Sync), Type); 6] = [
-            (&columns.keys, Type::TEXT_ARRAY),
-            (&columns.values, Type::TEXT_ARRAY),
-            (&expected, Type::INT8_ARRAY),
-            (&request.actor, Type::TEXT),
-            (&request.idempotency_key, Type::TEXT),
-            (&origin, Type::TEXT),
-        ];
-        let answer = self.send(&what, |queries| &queries.write, &params).await?;
-        let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
-        rows::write_answer(items, &answer, self.instance)
-            .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
+        self.write_one(request).await
     }
 
     async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
-        let what = format!("{} writes in one transaction", requests.len());
-        let columns = Columns::of(requests.iter().flat_map(|request| &request.items));
-        let member = |(number, request): (i32, &&WriteRequest)| vec![number; request.items.len()];
-        let members: Vec<i32> = (0..).zip(requests).flat_map(member).collect();
-        let actor = requests
-            .first()
-            .and_then(|request| request.actor.as_deref());
-        let keyed = (0i32..)
-            .zip(requests)
-            .find_map(|(number, request)| Some((number, request.idempotency_key.as_deref()?)));
-        let (idempotent, idempotency_key) = keyed.unzip();
-        let origin = self.instance_text();
-        let params: [(&(dyn ToSql + Sync), Type); 8] = [
-            (&columns.keys, Type::TEXT_ARRAY),
-            (&columns.values, Type::TEXT_ARRAY),
-            (&columns.expected, Type::INT8_ARRAY),
-            (&members, Type::INT4_ARRAY),
-            (&actor, Type::TEXT),
-            (&idempotency_key, Type::TEXT),
-            (&idempotent, Type::INT4),
-            (&origin, Type::TEXT),
-        ];
-        let answer = self
-            .send(&what, |queries| &queries.write_group, &params)
-            .await?;
-        let answer = answer.map_err(|error| fault::write(&what, &error, &[]))?;
-        rows::group_answer(requests, &answer, self.instance)
-            .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
+        self.write_several(requests).await
     }
 
     fn writers(&self) -> usize {
@@ -522,40 +340,4 @@ impl Store for PostgresStore {
         #[cfg(feature = "toml")]
         self.let_go();
     }
-}
-
-/// Items as the statements take them.
-struct Columns<'a> {
-    keys: Vec<&'a str>,
-    values: Vec<Option<&'a str>>,
-    expected: Vec<Option<i64>>,
-    conditional: bool,
-}
-
-impl<'a> Columns<'a> {
-    fn of(items: impl Iterator<Item = &'a Item>) -> Self {
-        let (mut keys, mut values, mut conditions) = (Vec::new(), Vec::new(), Vec::new());
-        for item in items {
-            keys.push(item.key.as_str());
-            values.push(item.value.as_ref().map(Value::as_json));
-            conditions.push(expected(item));
-        }
-        let conditional = conditions.iter().any(Option::is_some);
-        Self {
-            keys,
-            values,
-            expected: conditions,
-            conditional,
-        }
-    }
-}
-
-fn expected(item: &Item) -> Option<i64> {
-    item.precondition.map(|precondition| match precondition {
-        Precondition::Absent => 0,
-        Precondition::Present => -1,
-        // Revision 0 changed nothing, so no key can be at it: no key ever has a revision this large.
-        Precondition::Revision(revision) if revision == Revision::ZERO => i64::MAX,
-        Precondition::Revision(revision) => rows::number(revision),
-    })
 }

@@ -349,7 +349,7 @@ fn refused(items: &[Item], rows: &[Row]) -> Option<Error> {
         let found: i64 = row.try_get::<_, Option<i64>>(12).ok()??;
         Some(super::fault::conflict(
             item.key.clone(),
-            super::expected(item)?,
+            super::writing::expected(item)?,
             found,
         ))
     })
