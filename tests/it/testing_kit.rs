@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sync_config::prelude::*;
 use sync_config::testing::{Fault, ManualClock, TestStore};
-use sync_config::{Mode, Revision, Status};
+use sync_config::{Mode, Revision, Start, Status};
 
 use crate::fleet::{Seen, record, until_status};
 use crate::support::program::Scratch;
@@ -237,6 +238,24 @@ async fn a_store_that_is_away_refuses_and_one_that_is_back_is_followed() {
     one.set("k", 1).await.unwrap();
     store.settled().await.unwrap();
     assert!(healthy(&two.status()) && two.get_i64("k", 0) == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_meet_a_store_that_is_away_or_frozen_too() {
+    let (_clock, store, one, _two) = pair().await;
+    let consumer = one.consumer("billing", Start::Head).await.unwrap();
+    store.faults().away(true);
+    let place = consumer.place().await.unwrap_err();
+    assert!(place.is_unavailable(), "{place}");
+    let other = one.consumer("other", Start::Head).await.err().unwrap();
+    assert!(other.is_unavailable(), "{other}");
+    assert!(one.consumers().await.err().unwrap().is_unavailable());
+    store.faults().away(false);
+    store.faults().freeze();
+    // Time stands still: no answer is no answer, and no timeout either.
+    assert!(consumer.place().now_or_never().is_none());
+    store.faults().thaw();
+    consumer.place().await.unwrap();
 }
 
 #[tokio::test]
