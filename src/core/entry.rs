@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
+use super::value::integer;
 use super::{Key, Revision, Scalar, Value};
 
 /// A key and its value at some revision. Never changes; a new value is a new entry.
@@ -148,15 +149,10 @@ impl Entry {
     /// The value as an integer, if it is a number without a fraction that `i64` holds exactly (`3` and `3.0`).
     #[must_use]
     pub fn as_i64(&self) -> Option<i64> {
-        /// Up to 2^53 every integer has its own `f64`.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
         match self.value.scalar() {
             Scalar::Int(value) => Some(value),
-            #[allow(clippy::cast_possible_truncation, reason = "integral and within ±2^53")]
-            Scalar::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT => {
-                Some(value as i64)
-            }
-            Scalar::Null | Scalar::Bool(_) | Scalar::Float(_) | Scalar::Other => None,
+            Scalar::Float(_) => integer(self.as_json()),
+            Scalar::Null | Scalar::Bool(_) | Scalar::Other => None,
         }
     }
 
@@ -299,7 +295,25 @@ mod tests {
     fn typed_views_are_exact_or_none() {
         assert_eq!(entry("3.0").as_i64(), Some(3));
         assert_eq!(entry("3.5").as_i64(), None);
-        assert_eq!(entry("1e300").as_i64(), None);
+        for (text, integer) in [
+            ("1e300", None),
+            ("9007199254740993.0", Some((1 << 53) + 1)),
+            ("9007199254740992.5", None),
+            ("0.99999999999999999999", None),
+            ("2.00000000000000000001", None),
+            ("9223372036854775807.00", Some(i64::MAX)),
+            ("-9223372036854775808.0", Some(i64::MIN)),
+            ("9223372036854775808.0", None),
+            ("-0.0", Some(0)),
+            ("0e5", Some(0)),
+            ("1.5e1", Some(15)),
+            ("150E-1", Some(15)),
+            ("15e-1", None),
+            ("1e+18", Some(1_000_000_000_000_000_000)),
+            ("1e-99999999999999999999", None),
+        ] {
+            assert_eq!(entry(text).as_i64(), integer, "{text}");
+        }
         assert_eq!(entry("7").as_f64(), Some(7.0));
         assert_eq!(entry("\"a\\nb\"").as_string().as_deref(), Some("a\nb"));
         assert_eq!(entry("\"plain\"").as_string().as_deref(), Some("plain"));

@@ -126,6 +126,25 @@ impl Scalar {
     }
 }
 
+/// The integer that a JSON number is exactly (`3.0`, `1e3`). By its digits: `f64` would take `0.99999999999999999` for 1.
+pub(super) fn integer(number: &str) -> Option<i64> {
+    let (digits, exponent) = match number.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i64>().ok()),
+        None => (number, Some(0)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() || significant == "-" {
+        return Some(0);
+    }
+    let zeros = i64::try_from(digits.len() - significant.len()).ok()?;
+    let places = i64::try_from(fraction.len()).ok()?;
+    let shift = exponent?.checked_sub(places)?.checked_add(zeros)?;
+    let power = 10i64.checked_pow(u32::try_from(shift).ok()?)?;
+    significant.parse::<i64>().ok()?.checked_mul(power)
+}
+
 fn check_size(bytes: usize) -> Result<(), ValueError> {
     if bytes > MAX_VALUE_BYTES {
         Err(ValueError::TooLarge { bytes })

@@ -88,6 +88,7 @@
 //! # }
 //! ```
 
+mod consumers;
 mod faults;
 mod session;
 mod store;

@@ -29,7 +29,7 @@ pub(super) struct FaultyStore {
 
 impl FaultyStore {
     /// Waits until the database answers, and answers in its place if it is away.
-    async fn reached(&self, what: &str) -> Result<()> {
+    pub(super) async fn reached(&self, what: &str) -> Result<()> {
         if self
             .clock
             .timeout(self.limit, self.faults.thawed())
@@ -133,7 +133,7 @@ impl Store for FaultyStore {
     }
 
     fn consumers(&self) -> &dyn Consumers {
-        self.inner.consumers()
+        self
     }
 
     async fn notify(&self, text: &str) -> Result<()> {

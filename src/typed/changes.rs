@@ -153,7 +153,10 @@ impl Buffer {
             Some(change) => Poll::Ready(Some(change)),
             None if waiting.ended => Poll::Ready(None),
             None => {
-                waiting.reader = Some(context.waker().clone());
+                let before = waiting.reader.replace(context.waker().clone());
+                drop(waiting);
+                // The last to hold a task takes what that holds with it, the subscription perhaps.
+                drop(before);
                 Poll::Pending
             }
         }
@@ -401,5 +404,28 @@ mod tests {
         drop(source);
         assert_eq!(count(), 2);
         assert!(matches!(buffer.poll(&mut context), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn a_reader_that_is_replaced_may_take_the_subscription_with_it() {
+        struct Task {
+            _holds: Source,
+        }
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let source = source();
+        let buffer = source.buffer.clone();
+        let (done, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let task = Waker::from(Arc::new(Task { _holds: source }));
+            assert!(buffer.poll(&mut Context::from_waker(&task)).is_pending());
+            drop(task);
+            let other = &mut Context::from_waker(Waker::noop());
+            assert!(buffer.poll(other).is_pending());
+            done.send(buffer.poll(other).is_ready()).unwrap();
+        });
+        let patience = std::time::Duration::from_secs(5);
+        assert_eq!(end.recv_timeout(patience), Ok(true));
     }
 }

@@ -53,6 +53,8 @@ pub struct Scoped<C: ?Sized> {
     prefix: Prefix,
     /// The subscriptions made through this view; `None` after its shutdown.
     own: Mutex<Option<BTreeSet<SubscriptionId>>>,
+    /// Those that live handles stand on, where the store shows them by subscriptions: they go on after the shutdown.
+    handles: Mutex<BTreeSet<SubscriptionId>>,
     shown: ArcSwapOption<Shown>,
     config: Arc<C>,
 }
@@ -84,6 +86,7 @@ impl<C: SyncConfig + ?Sized> Scoped<C> {
         Ok(Self {
             prefix: Prefix::parse(prefix)?,
             own: Mutex::new(Some(BTreeSet::new())),
+            handles: Mutex::default(),
             shown: ArcSwapOption::empty(),
             config,
         })
@@ -133,8 +136,13 @@ impl<C: SyncConfig + ?Sized> Scoped<C> {
         Err(Kind::Closed.into())
     }
 
+    fn handles(&self) -> MutexGuard<'_, BTreeSet<SubscriptionId>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget(&self, id: SubscriptionId) -> bool {
-        self.own().as_mut().is_some_and(|own| own.remove(&id))
+        let own = self.own().as_mut().is_some_and(|own| own.remove(&id));
+        own || self.handles().remove(&id)
     }
 
     fn shown(&self) -> Result<Arc<Shown>> {
@@ -206,7 +214,8 @@ impl<C: SyncConfig + ?Sized> SyncConfig for Scoped<C> {
         self.open()?;
         let key = self.prefix.join(key)?;
         let id = self.config.follow(&key, follower)?;
-        id.map(|id| self.keep(id)).transpose()
+        self.handles().extend(id);
+        Ok(id)
     }
 
     fn checksum(&self) -> Result<Checksum> {

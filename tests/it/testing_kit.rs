@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use sync_config::prelude::*;
 use sync_config::testing::{Fault, ManualClock, TestStore};
-use sync_config::{Mode, Revision, Status};
+use sync_config::{Mode, Revision, Start, Status};
 
 use crate::fleet::{Seen, record, until_status};
 use crate::support::program::Scratch;
@@ -237,6 +239,105 @@ async fn a_store_that_is_away_refuses_and_one_that_is_back_is_followed() {
     one.set("k", 1).await.unwrap();
     store.settled().await.unwrap();
     assert!(healthy(&two.status()) && two.get_i64("k", 0) == 1);
+}
+
+/// Writes a key each, all at once, so that they share transactions.
+async fn write_all(one: &Arc<ConfigService>, count: usize) -> Vec<sync_config::Result<()>> {
+    let writes = (0..count).map(|number| async move {
+        let written = one.set(&format!("k:{number:03}"), number).await;
+        written.map(drop)
+    });
+    join_all(writes).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_the_writes_that_share_a_transaction_meets_its_own_fault() {
+    let (_clock, store, one, two) = pair().await;
+    let lost = |applied| Fault::OutcomeUnknown { applied };
+    for fault in [
+        Fault::Denied,
+        lost(true),
+        lost(false),
+        Fault::Conflict,
+        Fault::Unavailable,
+        Fault::Retryable,
+    ] {
+        store.faults().fail_writes(fault, 3);
+    }
+    let outcomes = write_all(&one, 40).await;
+    store.settled().await.unwrap();
+    let count = |is: fn(&sync_config::Error) -> bool| {
+        outcomes
+            .iter()
+            .filter_map(|one| one.as_ref().err())
+            .filter(|error| is(error))
+            .count()
+    };
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+        22
+    );
+    assert_eq!(count(|error| error.is_outcome_unknown()), 6);
+    assert_eq!(count(|error| error.is_denied()), 3);
+    assert_eq!(count(|error| error.is_conflict()), 3);
+    for instance in [&one, &two] {
+        assert_eq!(
+            instance.snapshot().unwrap().len(),
+            25,
+            "three of the unknown ones"
+        );
+        for (number, outcome) in outcomes.iter().enumerate() {
+            let there = instance.get(&format!("k:{number:03}")).unwrap().is_some();
+            match outcome {
+                Ok(()) => assert!(there, "{number}"),
+                Err(error) => assert!(!there || error.is_outcome_unknown(), "{number}: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_while_a_store_is_frozen_are_unknown_or_never_written() {
+    let (clock, store, one, _two) = pair().await;
+    store.faults().freeze();
+    let writing = one.clone();
+    let writes = tokio::spawn(async move { write_all(&writing, 40).await });
+    while !writes.is_finished() {
+        clock.advance(SECOND).await.unwrap();
+    }
+    store.faults().thaw();
+    clock.advance(HEARTBEAT).await.unwrap();
+    store.settled().await.unwrap();
+    for outcome in writes.await.unwrap() {
+        let error = outcome.unwrap_err();
+        assert!(
+            error.is_outcome_unknown() || error.is_unavailable(),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        (one.snapshot().unwrap().len(), store.revision()),
+        (0, Revision::ZERO)
+    );
+    one.set("k", 1).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_meet_a_store_that_is_away_or_frozen_too() {
+    let (_clock, store, one, _two) = pair().await;
+    let consumer = one.consumer("billing", Start::Head).await.unwrap();
+    store.faults().away(true);
+    let place = consumer.place().await.unwrap_err();
+    assert!(place.is_unavailable(), "{place}");
+    let other = one.consumer("other", Start::Head).await.err().unwrap();
+    assert!(other.is_unavailable(), "{other}");
+    assert!(one.consumers().await.err().unwrap().is_unavailable());
+    store.faults().away(false);
+    store.faults().freeze();
+    // Time stands still: no answer is no answer, and no timeout either.
+    assert!(consumer.place().now_or_never().is_none());
+    store.faults().thaw();
+    consumer.place().await.unwrap();
 }
 
 #[tokio::test]

@@ -336,6 +336,14 @@ async fn every_implementor_has_all_of_it_also_behind_dyn() {
         })
         .await;
     }
+    view.shutdown().await.unwrap();
+    one.set("limit:login", 8).await.unwrap();
+    eventually(
+        "the handle outlives its view's shutdown",
+        PATIENCE,
+        async || (*inner.load() == 8).then_some(()),
+    )
+    .await;
     one.set("limit:login", "text").await.unwrap();
     assert_eq!(one.get_i64("limit:login", 9), 9);
     drop((handle, limits, changes, inner, map));

@@ -1,8 +1,8 @@
 //! Keeps the state file up to date while the service runs.
 //!
-//! Guarantees: written at most once a second while changes come, and at the end; off the runtime's threads; one write at a
-//! time, and a disk that does not answer holds up nothing but the next one. A failure is counted, told once for each streak
-//! and tried again; the file before it stays.
+//! Guarantees: written at most once a second while changes come, a large state less often ([`rest`]), and at the end; off
+//! the runtime's threads; one write at a time, and a disk that does not answer holds up nothing but the next one. A failure
+//! is counted, told once for each streak and tried again; the file before it stays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub(crate) struct Keeper {
     /// The proof that its mark tells of.
     proven: Option<Duration>,
     last: Option<Duration>,
+    /// How long the last write of a state took.
+    took: Duration,
     failing: bool,
 }
 
@@ -59,6 +61,7 @@ impl Keeper {
             kept: None,
             proven: None,
             last: None,
+            took: Duration::ZERO,
             failing: false,
         }
     }
@@ -85,14 +88,15 @@ impl Keeper {
         let pause = match self.last {
             None if news => return Duration::ZERO,
             _ if self.failing => RETRY_PAUSE,
-            _ if news => PAUSE,
+            _ if news => rest(self.took),
             _ => PROOF_PAUSE,
         };
         self.last.unwrap_or_else(|| self.engine.clock.now()) + pause
     }
 
     async fn keep(&mut self, limit: Duration) {
-        self.last = Some(self.engine.clock.now());
+        let began = self.engine.clock.now();
+        self.last = Some(began);
         let (Some((_, proven)), Some(fresh)) = (self.engine.fresh_cursor(), self.engine.fresh())
         else {
             return;
@@ -111,7 +115,11 @@ impl Keeper {
             }
         });
         let kept = kept.await;
-        self.last = Some(self.engine.clock.now());
+        let ended = self.engine.clock.now();
+        self.last = Some(ended);
+        if news {
+            self.took = ended.saturating_sub(began);
+        }
         if kept.is_ok() {
             (self.kept, self.proven) = (Some(cursor), Some(proven));
         }
@@ -185,5 +193,25 @@ impl Keeper {
         };
         self.writer = Some(writer);
         Some(done)
+    }
+}
+
+/// How long to leave the disk alone after a write that took so long: a state of a million entries is 100 MB and more, and
+/// changes that do not end would have it written without end. So writing takes a tenth of the time; a minute is enough.
+fn rest(took: Duration) -> Duration {
+    took.saturating_mul(9).clamp(PAUSE, PROOF_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_takes_long_to_write_is_written_less_often() {
+        let rests = [0, 3, 100, 3_000, 30_000]
+            .map(Duration::from_millis)
+            .map(rest);
+        let wanted = [1_000, 1_000, 1_000, 27_000, 60_000].map(Duration::from_millis);
+        assert_eq!(rests, wanted);
     }
 }

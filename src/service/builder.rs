@@ -1,0 +1,189 @@
+//! The builder: what a service stands on, and its start.
+
+use std::fmt;
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+
+use super::{ConfigService, OnPostgres, standby};
+use crate::error::Result;
+use crate::runtime::Clock;
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::store::memory::MemoryDatabase;
+use crate::store::postgres::PostgresStore;
+#[cfg(feature = "toml")]
+use crate::store::postgres::shared::SharedPool;
+use crate::sync_config::SyncConfig;
+
+/// Prepares a [`ConfigService`].
+#[derive(Debug)]
+pub struct Builder {
+    settings: Settings,
+    source: Source,
+    wait: bool,
+    clock: Clock,
+}
+
+enum Source {
+    Url,
+    Pool(Pool),
+    #[cfg(feature = "toml")]
+    Shared(SharedPool),
+    Memory(MemoryDatabase),
+    #[cfg(feature = "testing")]
+    Given(Given),
+}
+
+/// Makes a store for an instance of this number.
+#[cfg(feature = "testing")]
+type Given = Box<dyn FnOnce(u64) -> Arc<dyn Store> + Send + Sync>;
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Url => "Url",
+            Self::Pool(_) => "Pool",
+            #[cfg(feature = "toml")]
+            Self::Shared(_) => "Shared",
+            Self::Memory(_) => "Memory",
+            #[cfg(feature = "testing")]
+            Self::Given(_) => "Given",
+        })
+    }
+}
+
+impl Builder {
+    /// A service on the database that the settings name.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            source: Source::Url,
+            wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service in memory, sharing `database` with every other service started on it.
+    #[must_use]
+    pub fn memory(database: &MemoryDatabase) -> Self {
+        Self {
+            settings: Settings::default(),
+            source: Source::Memory(database.clone()),
+            wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service on a store and a clock of a test.
+    #[cfg(feature = "testing")]
+    pub(crate) fn given(settings: Settings, store: Given, clock: Clock) -> Self {
+        Self {
+            settings,
+            source: Source::Given(store),
+            wait: true,
+            clock,
+        }
+    }
+
+    /// Writes through a pool of the application's, which is not closed at shutdown. The listening session takes its
+    /// address from the settings' `listen_database_url`, else `database_url`; they have to lead to the same store. Without
+    /// either, a connection taken from the pool polls.
+    #[must_use]
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.source = Source::Pool(pool);
+        self
+    }
+
+    /// Writes through a pool of several services, which is closed with the last of them.
+    #[cfg(feature = "toml")]
+    pub(crate) fn shared_pool(mut self, pool: SharedPool) -> Self {
+        self.source = Source::Shared(pool);
+        self
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Lets `start` return before anything is loaded, so that a program starts while the database is away. Reads say
+    /// *not ready* until then.
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.wait = false;
+        self
+    }
+
+    /// Starts the service; returns loaded, and listening unless notifications are off or do not arrive.
+    ///
+    /// With the setting `state_file`, a database that is away at the start is no error if the last good state can be
+    /// served: [`Status::stale`](crate::Status::stale) says that it is, and how old. A database that answers, but refuses the role or the schema,
+    /// stays an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid_input`](crate::Error::is_invalid_input) for settings out of bounds,
+    /// [`Error::is_unavailable`](crate::Error::is_unavailable) when the database cannot be reached and no kept state can
+    /// stand in (it says why), and others when the schema cannot be created or is not this program's.
+    pub async fn start(self) -> Result<Arc<ConfigService>> {
+        self.settings.check()?;
+        let (settings, clock) = (self.settings, self.clock);
+        let instance = clock.random();
+        let (store, postgres): (Arc<dyn Store>, _) = match self.source {
+            Source::Memory(database) => (database.store(instance, clock.sources()), None),
+            Source::Url => on_postgres(PostgresStore::new(&settings, None, instance)?),
+            Source::Pool(pool) => on_postgres(PostgresStore::new(&settings, Some(pool), instance)?),
+            #[cfg(feature = "toml")]
+            Source::Shared(pool) => on_postgres(PostgresStore::sharing(&settings, pool, instance)?),
+            #[cfg(feature = "testing")]
+            Source::Given(make) => (make(instance), None),
+        };
+        let file = standby::file(&settings, &*store)?;
+        let prepared = match &file {
+            _ if !self.wait => Ok(()),
+            Some(_) => standby::prepare(&*store, &clock, settings.request_timeout).await,
+            None => store.prepare().await,
+        };
+        let away = match prepared {
+            Err(error) if error.is_unavailable() && file.is_some() => Some(error),
+            prepared => {
+                prepared?;
+                None
+            }
+        };
+        let service =
+            ConfigService::start(&settings, (store, postgres), instance, clock, file.clone());
+        let loaded = match away {
+            Some(error) => Err(error),
+            None if self.wait => service.first_load(settings.request_timeout).await,
+            None => Ok(()),
+        };
+        let served = match (loaded, &file) {
+            (Err(error), Some(file)) if error.is_unavailable() => {
+                tracing::warn!(%error, "the database is away at the start; looking for a state that was kept");
+                let served = standby::serve(&service.engine, file).await;
+                served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
+            }
+            (Ok(()), Some(file)) if !self.wait => {
+                // A refusal is told by the status and the log; the database's own state comes when it comes.
+                standby::serve(&service.engine, file).await.ok();
+                Ok(())
+            }
+            (loaded, _) => loaded,
+        };
+        if let Err(error) = served {
+            service.shutdown().await?;
+            return Err(error);
+        }
+        Ok(service)
+    }
+}
+
+fn on_postgres(store: PostgresStore) -> OnPostgres {
+    let store = Arc::new(store);
+    (store.clone(), Some(store))
+}
