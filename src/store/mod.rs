@@ -149,13 +149,15 @@ impl WriteRequest {
         }
     }
 
-    /// The bytes of its keys and values.
+    /// The bytes of its keys and values, and of the names it comes under.
     pub(crate) fn bytes(&self) -> usize {
         let item = |item: &Item| {
             let value = item.value.as_ref().map_or(0, |value| value.as_json().len());
             item.key.len() + value
         };
-        self.items.iter().map(item).sum()
+        let named = [&self.actor, &self.idempotency_key];
+        let named: usize = named.into_iter().flatten().map(String::len).sum();
+        named + self.items.iter().map(item).sum::<usize>()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {

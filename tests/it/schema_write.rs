@@ -77,6 +77,28 @@ async fn many_keys_are_written_at_once_and_answered_in_order() {
     store.check().await;
 }
 
+/// With a join of all keys with all changed ones it took 120 times as long.
+#[tokio::test]
+async fn a_write_of_sixteen_times_as_many_keys_takes_about_as_many_times_as_long() {
+    let store = TestStore::new().await;
+    let clock = "SELECT extract(epoch FROM clock_timestamp())::float8";
+    let mut times: Vec<f64> = Vec::new();
+    for count in [1_000, 1_000, 16_000] {
+        let keys: Vec<String> = (0..count).map(|n| format!("k{n}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let value = times.len().to_string();
+        let begun: f64 = store.one(clock).await;
+        let rows = store
+            .write(&keys, &vec![Some(&*value); count], None, None)
+            .await
+            .unwrap();
+        times.push(store.one::<f64>(clock).await - begun);
+        assert!(rows.iter().all(|row| row.get::<_, bool>("changed")));
+    }
+    let quick = times[0].max(times[1]);
+    assert!(times[2] < quick * 60.0, "{times:?}");
+}
+
 #[tokio::test]
 async fn a_condition_that_does_not_hold_writes_nothing_and_says_why() {
     let store = TestStore::new().await;

@@ -44,6 +44,7 @@ DECLARE
     delete_keys text[];
     part text[];
     touched text[];
+    changed_keys jsonb;
     ignored text;
 BEGIN
     IF coalesce(total, 0) = 0 OR cardinality(p_vals) IS DISTINCT FROM total
@@ -139,6 +140,8 @@ BEGIN
         SELECT array_agg(g.key) INTO part FROM gone g;
         touched := touched || part;
     END IF;
+    -- Looked up in a map: a join would meet each key with each changed one, while the head is held.
+    changed_keys := jsonb_object(touched, touched);
     ignored := {fn_seal}()::text;
 
     RETURN QUERY
@@ -148,7 +151,7 @@ BEGIN
            CASE WHEN o.outcome = 'replayed' THEN e.at ELSE h.at END,
            o.outcome = 'replayed',
            u.key, t.value::text, k.revision,
-           CASE WHEN o.outcome = 'replayed' THEN j.key IS NOT NULL ELSE c.key IS NOT NULL END,
+           CASE WHEN o.outcome = 'replayed' THEN j.key IS NOT NULL ELSE coalesce(jsonb_exists(changed_keys, u.key), false) END,
            CASE WHEN o.outcome = 'replayed' THEN NULL ELSE r.id END,
            CASE WHEN t.updated_at >= '0001-01-01' AND t.updated_at < '10000-01-01'
                 THEN (extract(epoch FROM t.updated_at) * 1000000)::bigint ELSE 0 END,
@@ -164,7 +167,6 @@ BEGIN
     LEFT JOIN {table} t ON t.key = u.key
     LEFT JOIN {key} k ON k.key = u.key
     LEFT JOIN {journal} j ON j.change = e.change AND j.key = u.key AND o.outcome = 'replayed'
-    LEFT JOIN unnest(touched) c (key) ON c.key = u.key
     LEFT JOIN unnest(refused_keys, refused_found) f (key, found) ON f.key = u.key
     ORDER BY u.place;
 END
@@ -214,6 +216,7 @@ DECLARE
     refused_key text;
     part text[];
     touched text[];
+    changed_keys jsonb;
     makes bigint;
     ignored text;
 BEGIN
@@ -295,11 +298,11 @@ BEGIN
     ignored := set_config('sync_config.origin', coalesce(p_origin, ''), true);
 
     this := {fn_changing}();
+    changed_keys := jsonb_object(touched, touched);
     RETURN QUERY
-    SELECT this, at_head, at_epoch, u.key, t.value::text, c.key IS NOT NULL, false, NULL::bigint, NULL::bigint
+    SELECT this, at_head, at_epoch, u.key, t.value::text, coalesce(jsonb_exists(changed_keys, u.key), false), false, NULL::bigint, NULL::bigint
     FROM unnest(p_keys) WITH ORDINALITY u (key, place)
     LEFT JOIN {table} t ON t.key = u.key
-    LEFT JOIN unnest(touched) c (key) ON c.key = u.key
     ORDER BY u.place;
 END
 {body};

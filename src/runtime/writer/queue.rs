@@ -346,6 +346,10 @@ mod tests {
             (0..5).map(|number| Batch::new().put(&format!("{number}"), "x".repeat(400_000)));
         let sizes: Vec<usize> = turns(&mut queue(1, bytes)).iter().map(Vec::len).collect();
         assert_eq!(sizes, [2, 2, 1]);
+        let author = "x".repeat(400_000);
+        let named = (0..5).map(|number| put(&format!("{number}")).actor(&*author));
+        let sizes: Vec<usize> = turns(&mut queue(1, named)).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 2, 1], "the author's name counts too");
         let many = (0..1_001).fold(Batch::new(), |batch, number| {
             batch.put(&format!("{number}"), 1)
         });

@@ -21,7 +21,7 @@ pub const MAJOR: i32 = 1;
 const MIN_SERVER: i32 = 130_000;
 
 /// The migrations in their order. The text of one that was released never changes.
-const MIGRATIONS: [(&str, &str); 7] = [
+const MIGRATIONS: [(&str, &str); 8] = [
     (
         "0001_tables",
         include_str!("../../../sql/postgres/migrations/0001_tables.sql"),
@@ -49,6 +49,10 @@ const MIGRATIONS: [(&str, &str); 7] = [
     (
         "0007_groups",
         include_str!("../../../sql/postgres/migrations/0007_groups.sql"),
+    ),
+    (
+        "0008_large_writes",
+        include_str!("../../../sql/postgres/migrations/0008_large_writes.sql"),
     ),
 ];
 
