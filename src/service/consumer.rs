@@ -125,7 +125,7 @@ impl ConfigService {
     pub(crate) async fn look_at_consumers(&self) -> Result<()> {
         let (danger, end) = self.danger;
         let look = self.store.consumers().slow(danger, end);
-        let slow = tokio::time::timeout(self.request_timeout, look).await;
+        let slow = self.engine.clock.timeout(self.request_timeout, look).await;
         let slow = slow.unwrap_or_else(|_| {
             let what = "looking at the consumers";
             Err(Error::unavailable(what, "no answer in time"))
