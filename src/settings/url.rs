@@ -107,7 +107,7 @@ impl<'a> Parts<'a> {
         }
         if self
             .parameters
-            .is_some_and(|text| !text.split('&').all(|pair| pair.contains('=')))
+            .is_some_and(|text| !text.is_empty() && !text.split('&').all(|pair| pair.contains('=')))
         {
             return Some(
                 "holds a parameter without a value after its ?; write name=value, and & between two",
