@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::FromSqlOwned;
 
 use crate::fleet::{Seen, until_status};
+use crate::support::postgres::TestDb;
 use crate::support::wait::{PATIENCE, eventually};
 
 /// Intervals so short that a test need not wait for them.
@@ -78,6 +79,16 @@ pub(crate) async fn terminate(client: &Client, name: &str) -> i64 {
 pub(crate) async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
     let rows = client.query(sql, &[]).await;
     rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"))[0].get(0)
+}
+
+/// Waits until so many statements wait for a lock. Not on a client in a transaction, which would see the same again and again.
+pub(crate) async fn until_waiting(db: &TestDb, count: i64) {
+    let client = db.client().await;
+    eventually("waiting writers", PATIENCE, async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        (one::<i64>(&client, sql).await == count).then_some(())
+    })
+    .await;
 }
 
 /// The table's newest revision.

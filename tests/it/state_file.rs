@@ -332,6 +332,27 @@ async fn a_directory_that_cannot_be_written_harms_nothing_and_is_said_once() {
     service.shutdown().await.unwrap();
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_in_the_file_s_place_is_said_to_be_none_and_holds_nothing_up() {
+    let place = Place::new("pipe").await;
+    let made = std::process::Command::new("mkfifo")
+        .arg(place.path())
+        .status();
+    assert!(made.unwrap().success());
+    let service = start(place.settings()).await;
+    service.set("a", 1).await.unwrap();
+    let status = until_status(&service, "a failure", |status| {
+        status.counters.state_file_failures >= 1
+    })
+    .await;
+    let problem = status.state_file.unwrap().problem.unwrap();
+    assert!(problem.contains("it is not a file"), "{problem}");
+    service.shutdown().await.unwrap();
+    let error = place.start_away().await.unwrap_err();
+    assert!(error.to_string().contains("it is not a file"), "{error}");
+}
+
 #[tokio::test]
 async fn a_store_that_cannot_be_named_has_no_state_file() {
     let settings = Settings::default().state_file("/tmp/never-written");

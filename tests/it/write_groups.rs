@@ -10,7 +10,7 @@ use sync_config::prelude::*;
 use sync_config::{Error, Value, Written};
 
 use crate::fleet::{Fleet, in_step};
-use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
+use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start, until_waiting};
 use crate::support::postgres::{TestDb, cluster};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, eventually};
@@ -29,16 +29,6 @@ async fn at_once(service: &Arc<ConfigService>, batches: Vec<Batch>) -> Vec<Outco
 /// Begins a write, which puts it into its place.
 fn poll<F: Future>(write: &mut std::pin::Pin<Box<F>>) -> Poll<F::Output> {
     write.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Waits until so many statements wait for a lock. Not on a client in a transaction, which would see the same again and again.
-async fn until_waiting(db: &TestDb, count: i64) {
-    let client = db.client().await;
-    eventually("waiting writers", PATIENCE, async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        (one::<i64>(&client, sql).await == count).then_some(())
-    })
-    .await;
 }
 
 fn revisions<'a>(written: impl IntoIterator<Item = &'a Outcome>) -> BTreeSet<u64> {

@@ -6,7 +6,7 @@ use sync_config::Value;
 use sync_config::prelude::*;
 
 use crate::fleet::{in_step, until_status};
-use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
+use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start, until_waiting};
 use crate::support::deaf::DeafProxy;
 use crate::support::postgres::{TestDb, cluster};
 use crate::support::proxy::{Mode, Proxy};
@@ -32,7 +32,7 @@ async fn an_answer_that_is_lost_is_unknown_and_sending_it_again_makes_one_revisi
         run(&admin, "BEGIN; LOCK TABLE sync_config IN EXCLUSIVE MODE").await;
         let before = head(&admin).await;
         let (outcome, ()) = tokio::join!(service.write(batch()), async {
-            waiting_writer(&db).await;
+            until_waiting(&db, 1).await;
             proxy.cut().await;
         });
         let error = outcome.unwrap_err();
@@ -51,20 +51,6 @@ async fn an_answer_that_is_lost_is_unknown_and_sending_it_again_makes_one_revisi
         assert_eq!(head(&admin).await, before + 1, "at most one revision");
     }
     equal_to_the_table(&[&service], &admin).await;
-}
-
-/// Waits until a statement of an instance waits for a lock.
-async fn waiting_writer(db: &TestDb) {
-    let client = db.client().await;
-    eventually("a waiting writer", PATIENCE, async || {
-        let waiting: i64 = one(
-            &client,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
-        .await;
-        (waiting > 0).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,17 +31,22 @@ pub(super) fn apart<T: Send + 'static>(
 
 /// Reads a file that is one.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe or a device would never end.
-    let about = fs::metadata(path)?;
-    if !about.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    if about.len() > MAX_BYTES {
+    let file = open(path)?;
+    if file.metadata()?.len() > MAX_BYTES {
         return Err(io::Error::other("it is larger than 4 GiB"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens a file that is one: opening a pipe would wait for whoever writes it, and a device would never end.
+fn open(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::Error::other("it is not a file"))
+    }
 }
 
 /// Puts a file in its place in one step, readable by its owner alone, and durable when this returns.
@@ -166,7 +171,7 @@ impl Writer {
     /// The generation of the state that is there. What is not ours is left alone.
     fn state_there(&self) -> Result<Option<u64>, String> {
         let path = &self.file.path;
-        let file = match File::open(path) {
+        let file = match open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(told(path, &error)),
