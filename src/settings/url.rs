@@ -306,7 +306,7 @@ mod tests {
             ("postgres://u:hunter2@h/d\n", "%20"),
             ("postgres://u:hun@ter2@h/d", "%40"),
             ("postgres://u:hunter2@h/d?sslmode", "name=value"),
-            ("postgres://u:hunter2@h/d?", "name=value"),
+            ("postgres://u:hunter2@h/d?&", "name=value"),
             ("host=h password=hunter2\u{7}", "control"),
         ] {
             let error = check("database_url", text).unwrap_err();
@@ -328,6 +328,7 @@ mod tests {
         for (text, shown) in [
             ("postgres://u:hunter2@h:5433/d", "postgres://u:…@h:5433/d"),
             ("postgresql://u@h/d", "postgresql://u@h/d"),
+            ("postgres://u:hunter2@h/d?", "postgres://u:…@h/d?…"),
             (
                 "postgres://u:hunter2?x@[::1]:5/d",
                 "postgres://u:…@[::1]:5/d",
