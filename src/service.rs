@@ -79,6 +79,7 @@ impl ConfigService {
             poll_jitter: settings.poll_jitter,
             notifications: settings.enable_notification,
             sync_on_mismatch: settings.sync_on_mismatch,
+            empty_read_pause: clock.empty_read_pause(),
         };
         let intervals = Intervals {
             heartbeat: settings.heartbeat_interval,

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 #[cfg(feature = "testing")]
 use super::manual::ManualClock;
+use crate::core::replica::EMPTY_READ_PAUSE;
 use crate::store::memory::Sources;
 
 /// Tells the time since it was made and the wall clock for people, and waits.
@@ -42,6 +43,16 @@ impl Clock {
             Self::Real { start } => start.elapsed(),
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.elapsed(),
+        }
+    }
+
+    /// How far a read that found nothing puts the next one off. A clock that moves by hand would let a write wait for ever
+    /// that only its own news can end.
+    pub(crate) fn empty_read_pause(&self) -> Duration {
+        match self {
+            Self::Real { .. } => EMPTY_READ_PAUSE,
+            #[cfg(feature = "testing")]
+            Self::Manual(_) => Duration::ZERO,
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::{Driver, Engine, Intervals};
-use crate::core::replica::{Config, Head, Loaded, Page};
+use crate::core::replica::{Config, EMPTY_READ_PAUSE, Head, Loaded, Page};
 use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 use crate::error::Result;
 use crate::status::Mode;
@@ -130,6 +130,7 @@ async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
         poll_jitter: millis(0),
         notifications: true,
         sync_on_mismatch: true,
+        empty_read_pause: EMPTY_READ_PAUSE,
     };
     let intervals = Intervals {
         heartbeat: millis(60_000),

@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) poll_jitter: Duration,
     pub(crate) notifications: bool,
     pub(crate) sync_on_mismatch: bool,
+    /// How far a read that found nothing puts the next one off: see [`EMPTY_READ_PAUSE`](super::EMPTY_READ_PAUSE).
+    pub(crate) empty_read_pause: Duration,
 }
 
 /// Names one session with the database, so that an answer of an earlier one is recognised.

@@ -23,7 +23,7 @@ pub(super) const NONCE_GRACE: Duration = Duration::from_millis(500);
 pub(super) const PROOF_PAUSE: Duration = Duration::from_secs(10);
 
 /// The pause between reads that found nothing, so that a flood of forged notices costs 200 reads a second at most.
-pub(super) const EMPTY_READ_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const EMPTY_READ_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 #[expect(

@@ -33,6 +33,7 @@ pub(crate) use io::{
     Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Page,
     Publication, Reaction, ResyncCause, SessionId, Told,
 };
+pub(crate) use link::EMPTY_READ_PAUSE;
 use link::{Demand, Ear, LISTEN_RETRY, Link, NONCE_GRACE, NONCE_TIMEOUT, Query, Session};
 use repair::Repair;
 

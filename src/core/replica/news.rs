@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::io::{Action, Committed, Head, Loaded, Page, Publication, ResyncCause, SessionId, Told};
-use super::link::{Demand, EMPTY_READ_PAUSE, Ear, Link, PROOF_PAUSE, Query};
+use super::link::{Demand, Ear, Link, PROOF_PAUSE, Query};
 use super::repair::Claim;
 use super::{ClaimSource, Replica, State};
 use crate::core::history::History;
@@ -91,7 +91,7 @@ impl Replica {
         else {
             return;
         };
-        self.quiet(now + EMPTY_READ_PAUSE);
+        self.quiet(now + self.config.empty_read_pause);
         let Some(state) = &self.state else { return };
         let (cursor, held) = (state.cursor, state.history.id_of(head.revision));
         if head.epoch != cursor.epoch {
@@ -151,7 +151,7 @@ impl Replica {
         let Some(Query::Page { after, sent }) = self.answered(now, session) else {
             return;
         };
-        self.quiet(now + EMPTY_READ_PAUSE);
+        self.quiet(now + self.config.empty_read_pause);
         let Some(cursor) = self.cursor() else { return };
         if after.epoch != cursor.epoch || !self.continues(now, after, &page) {
             return;

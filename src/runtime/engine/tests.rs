@@ -17,6 +17,7 @@ fn engine() -> Arc<Engine> {
         poll_jitter: Duration::ZERO,
         notifications: true,
         sync_on_mismatch: true,
+        empty_read_pause: crate::core::replica::EMPTY_READ_PAUSE,
     };
     Engine::new(config, 1, "memory".to_owned(), Clock::start()).0
 }

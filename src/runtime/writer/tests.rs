@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::Batch;
-use crate::core::replica::Config;
+use crate::core::replica::{Config, EMPTY_READ_PAUSE};
 use crate::runtime::Clock;
 use crate::store::memory::MemoryDatabase;
 
@@ -20,6 +20,7 @@ fn writer() -> Writer {
         poll_jitter: Duration::ZERO,
         notifications: true,
         sync_on_mismatch: true,
+        empty_read_pause: EMPTY_READ_PAUSE,
     };
     let clock = Clock::start();
     let sources = clock.sources();

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::reference::{Database, Texts};
 use crate::core::notice::Notice;
-use crate::core::replica::{Action, Committed, Config, Input, Replica, SessionId, Told};
+use crate::core::replica::{
+    Action, Committed, Config, EMPTY_READ_PAUSE, Input, Replica, SessionId, Told,
+};
 use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 
 /// More at one instant is a loop without a pause.
@@ -95,6 +97,7 @@ pub(super) fn config(instance: u64) -> Config {
         poll_jitter: Duration::from_secs(1),
         notifications: true,
         sync_on_mismatch: true,
+        empty_read_pause: EMPTY_READ_PAUSE,
     }
 }
 
