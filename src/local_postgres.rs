@@ -73,6 +73,16 @@ impl LocalPostgres {
     ///
     /// With the end of the server's log, when it does not start.
     pub fn temporary(binaries: &Binaries) -> io::Result<Self> {
+        Self::temporary_with(binaries, &[])
+    }
+
+    /// As [`temporary`](Self::temporary), with settings of PostgreSQL that come after the usual ones and win
+    /// ("fsync=on").
+    ///
+    /// # Errors
+    ///
+    /// As [`temporary`](Self::temporary).
+    pub fn temporary_with(binaries: &Binaries, settings: &[&str]) -> io::Result<Self> {
         let account = Account::choose()?;
         account.must_reach(&binaries.dir.join("postgres"))?;
         let number = random_number();
@@ -81,12 +91,14 @@ impl LocalPostgres {
         home::create_private_dir(&home)?;
         account.own(&home, 0o700)?;
         let log = home.join("server.log");
+        let mut all_settings = home::temporary_settings(&home);
+        all_settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
         let plan = Plan {
             account,
             postgres: binaries.dir.join("postgres"),
             data: &home.join("data"),
             log: &log,
-            settings: home::temporary_settings(&home),
+            settings: all_settings,
             remove: Some(&home),
         };
         // before anything is in the directory: from here on the guard cleans up, errors included

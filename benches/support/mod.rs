@@ -11,6 +11,8 @@
     reason = "a benchmark that cannot run stops"
 )]
 
+pub(crate) mod postgres;
+
 use std::time::Instant;
 
 /// One way of doing the thing measured. A round returns its figures by name, the same names each time ("p50", "p99", "ns").
