@@ -120,9 +120,15 @@ pub(crate) fn latencies(mut each: Vec<f64>) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// Whether only one short round is wanted, to see that the benchmarks work: `SYNC_CONFIG_BENCH_SMOKE=1 cargo bench`.
+pub(crate) fn smoke() -> bool {
+    std::env::var_os("SYNC_CONFIG_BENCH_SMOKE").is_some()
+}
+
 /// Runs the cases in turn: one round unmeasured, then `rounds`, each beginning with another case.
 pub(crate) fn in_turn(rounds: usize, mut cases: Vec<Case<'_>>) -> Vec<Figures> {
     let count = cases.len();
+    let rounds = if smoke() { 1 } else { rounds };
     let mut figures: Vec<Figures> = cases
         .iter()
         .map(|case| Figures {
