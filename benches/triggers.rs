@@ -1,17 +1,13 @@
 //! Plain SQL: what the table's triggers add to statements that know nothing of this library, against the same statements on
 //! a table without triggers. There a single row's statement notifies by itself; one of 2,000 rows tells nobody.
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run stops")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
 mod support;
-
-#[path = "support/bare.rs"]
-mod bare;
-#[allow(dead_code, reason = "each benchmark uses a part of it")]
-#[path = "support/postgres.rs"]
-mod postgres;
 
 use std::time::Instant;
 
-use bare::{Limit, Listening, key, micros, next};
-use postgres::{Database, Server};
+use support::bare::{Limit, Listening, key, micros, next};
+use support::postgres::{Database, Server};
 use support::{Case, Target, in_turn, quantile, row, smoke, table};
 use sync_config::schema::{Names, QualifiedName, migrate};
 use tokio::runtime::Runtime;
@@ -50,13 +46,13 @@ impl Side {
             .await
             .expect("make the table");
         let listening = Listening::on(&database, "config_changes", |_| ()).await;
-        bare::fill(&client, "sync_config", ENTRIES).await;
+        support::bare::fill(&client, "sync_config", ENTRIES).await;
         Self::with(database, client, listening, "sync_config", false).await
     }
 
     async fn theirs(server: &Server) -> Self {
         let database = server.database().await;
-        bare::create(&database, ENTRIES).await;
+        support::bare::create(&database, ENTRIES).await;
         let client = database.client().await;
         let listening = Listening::start(&database, |_| ()).await;
         Self::with(database, client, listening, "bare", true).await
@@ -160,7 +156,7 @@ async fn prepare(client: &Client, sql: [String; 4]) -> [Statement; 4] {
 fn main() {
     let runtime = Runtime::new().expect("a runtime");
     let server = Server::start();
-    println!("PostgreSQL {}", runtime.block_on(server.version()));
+    runtime.block_on(support::bare::introduce(&server));
     let ours = runtime.block_on(Side::ours(&server));
     let theirs = runtime.block_on(Side::theirs(&server));
 

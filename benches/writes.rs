@@ -1,18 +1,14 @@
 //! Writes: what a `set` costs alone and in a crowd, against what the same PostgreSQL does for connections that upsert and
 //! notify by themselves; on this disk and on a slow one.
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run stops")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
 mod support;
-
-#[path = "support/bare.rs"]
-mod bare;
-#[allow(dead_code, reason = "each benchmark uses a part of it")]
-#[path = "support/postgres.rs"]
-mod postgres;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bare::{Bare, Limit, Listening, closed_loop, key, next, one_by_one};
-use postgres::{Database, Server};
+use support::bare::{Bare, Limit, Listening, closed_loop, key, next, one_by_one};
+use support::postgres::{Database, Server};
 use support::{Case, Figures, Target, in_turn, latencies, row, smoke, table};
 use sync_config::Batch;
 use sync_config::prelude::*;
@@ -53,7 +49,7 @@ impl Ground {
             });
             config.write(batch).await.expect("fill the store");
         }
-        bare::create(&theirs, ENTRIES).await;
+        support::bare::create(&theirs, ENTRIES).await;
         let mut bare = Vec::new();
         for _ in 0..64 {
             bare.push(Bare::connect(&theirs).await);
@@ -194,7 +190,7 @@ fn crowds(runtime: &Runtime, ground: &Ground, disk: &str) -> Vec<Figures> {
 fn main() {
     let runtime = Runtime::new().expect("a runtime");
     let server = Server::start();
-    println!("PostgreSQL {}", runtime.block_on(server.version()));
+    runtime.block_on(support::bare::introduce(&server));
     let ground = runtime.block_on(Ground::on(&server));
     lone(&runtime, &ground, "this disk", Target::AtMost(1.35));
     crowds(&runtime, &ground, "this disk");

@@ -2,9 +2,11 @@
 //! with its notice, and connections that listen. The notice carries the value, so that nobody has to ask for it.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(clippy::expect_used, reason = "a benchmark that cannot run stops")]
 
 use std::future::poll_fn;
+use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +15,8 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::postgres::Database;
+use super::postgres::{Database, Server};
+use super::{quantile, smoke};
 
 /// A value of 66 bytes, as a small configuration entry is.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -151,6 +154,38 @@ impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Prints what the figures of a run stand on: the versions, and how fast the disk is.
+pub(crate) async fn introduce(server: &Server) {
+    println!(
+        "PostgreSQL {}; {}; fdatasync of 8 KiB: {:.0} µs",
+        server.version().await,
+        if smoke() {
+            "one short round, which measures nothing"
+        } else {
+            "optimized"
+        },
+        fdatasync()
+    );
+}
+
+/// The median of a block's way to the disk on which the server's data is, in microseconds.
+fn fdatasync() -> f64 {
+    let path = std::env::temp_dir().join(format!("sync-config-bench-{}", std::process::id()));
+    let mut file = std::fs::File::create(&path).expect("a file beside the server's");
+    let mut each: Vec<f64> = (0..200)
+        .map(|_| {
+            file.rewind().expect("rewind");
+            file.write_all(&[7; 8_192]).expect("write a block");
+            let begin = Instant::now();
+            file.sync_data().expect("flush a block");
+            micros(begin.elapsed())
+        })
+        .collect();
+    std::fs::remove_file(&path).expect("remove the file");
+    each.sort_by(f64::total_cmp);
+    quantile(&each, 0.5)
 }
 
 /// Microseconds.
