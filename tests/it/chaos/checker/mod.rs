@@ -1,0 +1,1 @@
+//! Proves the contract from a recorded history.
