@@ -1,8 +1,9 @@
 //! How fresh instances were, and how fresh they said they were.
 
 use super::Findings;
+use super::line::Line;
 use super::reads::begins_with_a_load;
-use super::view::{Fault, How, Life, Line, Name, View};
+use super::view::{Fault, How, Life, Name, View};
 use crate::chaos::history::{FaultKind, Micros, Place, Record};
 
 /// R5: staleness is never under-reported. Who says that its state was proven at a time shows everything that was committed

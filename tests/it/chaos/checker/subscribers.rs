@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Findings;
-use super::view::{Line, Step, Subscriber, View};
+use super::line::Line;
+use super::view::{Step, Subscriber, View};
 use crate::chaos::history::{Change, Place, Record, Scope, Texts, Told};
 
 /// What a subscriber was told in one go: from a place on, until it was told to begin anew.
@@ -57,7 +58,7 @@ fn stretches<'a>(subscriber: &Subscriber<'a>) -> Vec<Stretch<'a>> {
                 fresh = false;
             }
             Step::Told(place, Told::Bookmark) => {
-                now.bookmarks.push((record, place, now.changed.len()))
+                now.bookmarks.push((record, place, now.changed.len()));
             }
             // The state that a subscription begins with.
             Step::Told(place, Told::State(_)) if fresh => {
@@ -258,7 +259,7 @@ pub(super) fn atomic(view: &View<'_>, findings: &mut Findings<'_>) {
 
 /// S4: a resync tells true differences only, and what a subscriber believes after a reset is the state.
 pub(super) fn resets(view: &View<'_>, findings: &mut Findings<'_>) {
-    for (_, subscriber) in &view.subscribers {
+    for subscriber in view.subscribers.values() {
         let mut belief: Option<Texts> = None;
         for (record, step) in &subscriber.steps {
             let (place, told) = match *step {
