@@ -69,7 +69,8 @@ pub(crate) struct Life {
 enum Running {
     Agent {
         child: Child,
-        relays: Vec<JoinHandle<()>>,
+        told: JoinHandle<()>,
+        feed: JoinHandle<()>,
     },
     Served(Server),
 }
@@ -150,10 +151,7 @@ impl Instance {
         let mut life = self.lock();
         (life.orders, life.pid) = (Some(orders), child.id());
         drop(life);
-        Running::Agent {
-            child,
-            relays: vec![told, feed],
-        }
+        Running::Agent { child, told, feed }
     }
 
     fn file(&self, extension: &str) -> File {
@@ -285,17 +283,18 @@ impl Instance {
     async fn gone(&self) {
         let mut running = self.running.lock().await;
         match running.take().unwrap() {
-            Running::Agent { mut child, relays } => {
+            Running::Agent {
+                mut child,
+                told,
+                feed,
+            } => {
                 timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
                 let mut life = self.lock();
                 (life.orders, life.pid) = (None, None);
                 drop(life);
-                for relay in relays {
-                    timeout(PATIENCE, relay)
-                        .await
-                        .expect("stdout ends")
-                        .unwrap();
-                }
+                feed.abort();
+                let told = timeout(PATIENCE, told).await;
+                told.expect("stdout ends").unwrap();
             }
             Running::Served(mut server) => {
                 let _status = server.ended().await;

@@ -126,8 +126,12 @@ impl Storm {
             deck.swap(at, other);
         }
         for fault in deck {
+            let begun = Instant::now();
             let healed = self.cause(fault).await;
+            let lasted = begun.elapsed();
             self.converge(healed).await;
+            let (name, converged) = (fault.name(), healed.elapsed());
+            eprintln!("chaos: {name}: {lasted:.1?}, in step after {converged:.2?}");
         }
     }
 
