@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-use super::database::{self, Standby, head, truth};
+use super::database::{Standby, head, truth};
 use super::history::{Event, FaultKind};
 use super::instance::{Instance, Kind};
 use super::storm::Storm;
@@ -100,7 +100,7 @@ impl Fault {
             Self::Kill => "kill one instance",
             Self::KillAll => "kill all instances at once",
             Self::Stop => "stop a process (SIGSTOP)",
-            Self::Terminate => "terminate one instance's backends",
+            Self::Terminate => "terminate some backends",
             Self::TerminateAll => "terminate all backends",
             Self::Restart { immediate: false } => "restart, fast",
             Self::Restart { immediate: true } => "restart, immediate",
@@ -187,7 +187,7 @@ impl Storm {
                 self.kill(fault, &all, last).await
             }
             Fault::Stop => self.stop(fault, &one, last * 2).await,
-            Fault::Terminate | Fault::TerminateAll => self.terminate(fault, &one).await,
+            Fault::Terminate | Fault::TerminateAll => self.terminate(fault).await,
             Fault::Restart { immediate } => self.restart(fault, immediate, last).await,
             Fault::Freeze => self.freeze(fault, last * 3).await,
             Fault::Link(link) => self.link(fault, link, &one, last * 3).await,
@@ -214,6 +214,7 @@ impl Storm {
         let course = Course::begin(self, fault, &those.iter().collect::<Vec<_>>());
         for instance in those {
             instance.kill().await;
+            self.run.figures().killed += 1;
         }
         course.in_effect();
         sleep(last).await;
@@ -236,20 +237,17 @@ impl Storm {
         course.healed()
     }
 
-    async fn terminate(&self, fault: Fault, one: &Arc<Instance>) -> Instant {
+    /// All sessions end, or some of them at random.
+    async fn terminate(&self, fault: Fault) -> Instant {
         let client = self.database.client().await;
-        let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        if fault == Fault::TerminateAll {
-            let course = Course::begin(self, fault, &[]);
-            execute(&client, all).await;
-            course.in_effect();
-            course.mending();
-            return course.healed();
+        let mut ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            .to_owned();
+        if fault == Fault::Terminate {
+            ended += " AND random() < 0.4";
         }
-        // An instance's sessions are those that its proxy holds; a third of all of them, at random.
-        let course = Course::begin(self, fault, &[one]);
-        execute(&client, &format!("{all} AND random() < 0.4")).await;
+        let course = Course::begin(self, fault, &[]);
+        execute(&client, &ended).await;
         course.in_effect();
         course.mending();
         course.healed()
@@ -561,6 +559,6 @@ impl Instance {
 impl Standby {
     async fn head(&self) -> u64 {
         let client: Client = crate::support::postgres::connect(&self.url()).await;
-        database::head(&client).await
+        head(&client).await
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Figures {
     pub(crate) storms: u64,
+    /// Processes, where a fault kills several.
+    pub(crate) killed: u64,
     pub(crate) seconds: u64,
     pub(crate) applied: u64,
     pub(crate) conflicts: u64,
@@ -19,6 +21,7 @@ pub(crate) struct Figures {
     pub(crate) delivered: u64,
     pub(crate) changes: u64,
     pub(crate) resets: u64,
+    pub(crate) waits: u64,
     pub(crate) statuses: u64,
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
@@ -34,6 +37,7 @@ impl Figures {
     pub(crate) fn add(&mut self, other: Self) {
         let mine = [
             &mut self.storms,
+            &mut self.killed,
             &mut self.seconds,
             &mut self.applied,
             &mut self.conflicts,
@@ -45,6 +49,7 @@ impl Figures {
             &mut self.delivered,
             &mut self.changes,
             &mut self.resets,
+            &mut self.waits,
             &mut self.statuses,
             &mut self.lost,
             &mut self.duplicated,
@@ -52,6 +57,7 @@ impl Figures {
         ];
         let theirs = [
             other.storms,
+            other.killed,
             other.seconds,
             other.applied,
             other.conflicts,
@@ -63,6 +69,7 @@ impl Figures {
             other.delivered,
             other.changes,
             other.resets,
+            other.waits,
             other.statuses,
             other.lost,
             other.duplicated,
@@ -99,11 +106,15 @@ enum Group {
 
 impl Group {
     fn of(fault: &str) -> Self {
-        match fault.split(' ').next().unwrap_or_default() {
-            "kill" => Self::Kill,
-            "restart" => Self::Restart,
-            "link" => Self::Partition,
-            _ => Self::Other,
+        let begins = |word| fault.starts_with(word);
+        if begins("kill") {
+            Self::Kill
+        } else if begins("restart") {
+            Self::Restart
+        } else if begins("link") {
+            Self::Partition
+        } else {
+            Self::Other
         }
     }
 }
@@ -120,13 +131,10 @@ impl fmt::Display for Figures {
         sorted.sort_unstable();
         let millis = |percent| percentile(&sorted, percent).as_millis();
         writeln!(f, "| figure | count |\n| --- | ---: |")?;
-        let rows: [(&str, String); 17] = [
+        let rows: [(&str, String); 18] = [
             ("storms", self.storms.to_string()),
             ("seconds", self.seconds.to_string()),
-            (
-                "instances killed with SIGKILL",
-                self.faults_of(Group::Kill).to_string(),
-            ),
+            ("instances killed with SIGKILL", self.killed.to_string()),
             (
                 "server restarts, fast and immediate",
                 self.faults_of(Group::Restart).to_string(),
@@ -155,6 +163,10 @@ impl fmt::Display for Figures {
                 format!("{} ({})", self.delivered, self.changes),
             ),
             ("resets told to subscribers", self.resets.to_string()),
+            (
+                "revisions waited for on another instance",
+                self.waits.to_string(),
+            ),
             ("looks at an instance's status", self.statuses.to_string()),
             (
                 "revisions lost / duplicated / out of order",

@@ -289,23 +289,28 @@ impl Instance {
                 feed,
             } => {
                 timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
-                let mut life = self.lock();
-                (life.orders, life.pid) = (None, None);
-                drop(life);
+                self.forget();
                 feed.abort();
                 let told = timeout(PATIENCE, told).await;
                 told.expect("stdout ends").unwrap();
             }
             Running::Served(mut server) => {
                 let _status = server.ended().await;
-                let mut life = self.lock();
-                (life.address, life.pid) = (None, None);
-                drop(life);
+                self.forget();
                 let log = server.log.seen().join("\n") + "\n";
                 self.file("log").write_all(log.as_bytes()).unwrap();
             }
         }
         self.replies.lock().unwrap().clear();
+    }
+
+    fn forget(&self) {
+        let mut life = self.lock();
+        let incarnation = life.incarnation;
+        *life = Life {
+            incarnation,
+            ..Life::default()
+        };
     }
 
     /// Ends the present incarnation in order.

@@ -6,11 +6,15 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 
+use super::database;
 use super::history::{Asked, Outcome, Place};
+use super::instance::Instance;
 use super::run::{Run, asked};
 use super::writers::key;
 use crate::convergence::Dice;
@@ -35,8 +39,14 @@ struct Plan {
 }
 
 /// Writes until the run stops.
-pub(crate) async fn plain_sql(run: Arc<Run>, proxy: Arc<Proxy>, database: String, mut dice: Dice) {
-    let url = proxy.url(&database);
+pub(crate) async fn plain_sql(
+    run: Arc<Run>,
+    proxy: Arc<Proxy>,
+    agents: Vec<Arc<Instance>>,
+    mut dice: Dice,
+) {
+    let url = proxy.url(database::NAME);
+    let mut waits = JoinSet::new();
     while !run.stopped() {
         let connected = timeout(PATIENCE, tokio_postgres::connect(&url, NoTls)).await;
         let Ok(Ok((client, connection))) = connected else {
@@ -49,16 +59,47 @@ pub(crate) async fn plain_sql(run: Arc<Run>, proxy: Arc<Proxy>, database: String
         while whole && !run.stopped() {
             sleep(Duration::from_millis(10 + dice.roll(60))).await;
             let done = timeout(PATIENCE, transaction(&run, &client, &mut dice)).await;
-            whole = done == Ok(true);
+            let (good, made) = done.unwrap_or_default();
+            if let Some(made) = made.filter(|_| dice.roll(4) == 0) {
+                let at = usize::try_from(dice.roll(agents.len() as u64)).unwrap();
+                waits.spawn(wait_for(run.clone(), agents[at].clone(), made));
+            }
+            while let Some(waited) = waits.try_join_next() {
+                waited.unwrap();
+            }
+            whole = good;
         }
         connection.abort();
     }
+    waits.join_all().await;
 }
 
-/// Runs one transaction. False when the session is no good any more.
-async fn transaction(run: &Run, client: &Client, dice: &mut Dice) -> bool {
+/// Asks an instance for a snapshot of a revision or later: it gives that, or says that it cannot, but never less.
+async fn wait_for(run: Arc<Run>, of: Arc<Instance>, made: Place) {
+    let order = json!({
+        "do": "waitFor",
+        "epoch": made.epoch,
+        "revision": made.revision,
+        "rid": made.rid,
+        "millis": 5_000,
+    });
+    let Some(told) = of.ask(order, PATIENCE).await else {
+        return; // it was killed meanwhile
+    };
+    if !told["error"].is_null() {
+        return;
+    }
+    let shown = &told["shown"];
+    // After it had reached the revision, the history may have been replaced.
+    let less = shown["epoch"] == made.epoch && shown["revision"].as_u64() < Some(made.revision);
+    assert!(!less, "{} waited for {made:?} and shows {told}", of.name);
+    run.figures().waits += 1;
+}
+
+/// Runs one transaction. False when the session is no good any more; and the place of the revision that was made.
+async fn transaction(run: &Run, client: &Client, dice: &mut Dice) -> (bool, Option<Place>) {
     if client.batch_execute("BEGIN").await.is_err() {
-        return false;
+        return (false, None);
     }
     let plan = if dice.roll(60) == 0 {
         truncation(client).await
@@ -66,15 +107,20 @@ async fn transaction(run: &Run, client: &Client, dice: &mut Dice) -> bool {
         Some(plan(run, dice))
     };
     let Some(plan) = plan else {
-        return client.batch_execute("ROLLBACK").await.is_ok();
+        return (client.batch_execute("ROLLBACK").await.is_ok(), None);
     };
     let operation = run.operation();
     run.invoke(NAME, 1, &operation, plan.items);
     let outcome = carry_out(client, &plan.statements, plan.rolled_back).await;
     let whole = !matches!(outcome, Outcome::Unknown { .. });
+    let made = match &outcome {
+        Outcome::Applied { place, .. } if place.rid.is_some() => Some(place.clone()),
+        _ => None,
+    };
     run.answer(NAME, 1, &operation, outcome);
     // After an error within the transaction; harmless otherwise.
-    whole && client.batch_execute("ROLLBACK").await.is_ok()
+    let good = whole && client.batch_execute("ROLLBACK").await.is_ok();
+    (good, made)
 }
 
 async fn carry_out(client: &Client, statements: &[String], rolled_back: bool) -> Outcome {
@@ -241,13 +287,13 @@ pub(crate) fn psql() -> Option<PathBuf> {
 }
 
 /// Writes by the real psql, a process for each transaction, until the run stops.
-pub(crate) async fn by_psql(run: Arc<Run>, proxy: Arc<Proxy>, database: String, mut dice: Dice) {
+pub(crate) async fn by_psql(run: Arc<Run>, proxy: Arc<Proxy>, mut dice: Dice) {
     let Some(program) = psql() else {
         let why = "psql is not installed".to_owned();
         run.figures().not_made.insert("writes by psql", why);
         return;
     };
-    let url = proxy.url(&database);
+    let url = proxy.url(database::NAME);
     while !run.stopped() {
         sleep(Duration::from_millis(200 + dice.roll(400))).await;
         let Plan {

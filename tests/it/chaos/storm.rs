@@ -110,12 +110,13 @@ impl Storm {
             let (run, of) = (self.run.clone(), instance.clone());
             self.tasks.spawn(look(run, of));
         }
-        let database = || database::NAME.to_owned();
+        let agents = self.instances.iter();
+        let agents = agents.filter(|one| one.kind == Kind::Agent).cloned();
         let (run, dice) = (self.run.clone(), self.dice.fork());
-        let sql = sql::plain_sql(run, self.proxies[0].clone(), database(), dice);
+        let sql = sql::plain_sql(run, self.proxies[0].clone(), agents.collect(), dice);
         self.tasks.spawn(sql);
         let (run, dice) = (self.run.clone(), self.dice.fork());
-        let psql = sql::by_psql(run, self.proxies[1].clone(), database(), dice);
+        let psql = sql::by_psql(run, self.proxies[1].clone(), dice);
         self.tasks.spawn(psql);
     }
 

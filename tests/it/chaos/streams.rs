@@ -36,12 +36,9 @@ pub(crate) async fn watch(
         last = last.filter(|_| dice.roll(5) > 0);
         let from = last.as_deref().and_then(place);
         let path = format!("/v1/watch?prefix={prefix}");
-        let mut stream = match Stream::open(address, &path, last.as_deref()).await {
-            Ok(stream) => stream,
-            Err(_) => {
-                sleep(Duration::from_millis(20)).await;
-                continue;
-            }
+        let Ok(mut stream) = Stream::open(address, &path, last.as_deref()).await else {
+            sleep(Duration::from_millis(20)).await;
+            continue;
         };
         let filter = match prefix {
             "" => Scope::All,

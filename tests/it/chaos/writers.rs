@@ -119,6 +119,8 @@ async fn write(run: &Run, to: &Instance, dice: &mut Dice) {
             Vec::new()
         }
     };
+    let deleted = item.new.is_none();
+    let before = if deleted { to.epoch().await } else { None };
     let operation = run.operation();
     run.invoke(&to.name, life.incarnation, &operation, vec![item.clone()]);
     let path = format!("/v1/config/{}", item.key);
@@ -127,19 +129,30 @@ async fn write(run: &Run, to: &Instance, dice: &mut Dice) {
     let begun = run.book.now();
     let answer = request(address, method, &path, &headers, body).await;
     let took = Duration::from_micros(run.book.now() - begun);
-    let epoch = to.ask_epoch(run, answer.as_ref()).await;
+    let epoch = if deleted {
+        // The answer does not tell it; where it is the same before and after, it is that.
+        let after = to.epoch().await;
+        before.filter(|before| after.as_ref() == Some(before))
+    } else {
+        to.ask_epoch(run, answer.as_ref()).await
+    };
     let outcome = outcome(answer, epoch, took < VISIBLE_WITHIN);
     run.answer(&to.name, life.incarnation, &operation, outcome);
 }
 
 /// The tag of a revision in the history that an instance shows at the moment.
 async fn tag(run: &Run, of: &Instance, revision: u64) -> Option<String> {
-    let epoch = of.ask_status().await?.place?.epoch;
+    let epoch = of.epoch().await?;
     run.know_epoch(&epoch);
     Some(format!("\"{}-{revision}\"", epoch.get(..8)?))
 }
 
 impl Instance {
+    /// The epoch that it shows at the moment.
+    async fn epoch(&self) -> Option<String> {
+        Some(self.ask_status().await?.place?.epoch)
+    }
+
     /// The whole of the epoch whose beginning an answer's tag tells.
     async fn ask_epoch(&self, run: &Run, answer: Option<&Answer>) -> Option<String> {
         let tag = &answer?.etag;
@@ -148,14 +161,12 @@ impl Instance {
             None => String::new(),
         };
         if beginning.is_empty() {
-            // A delete's answer has no tag.
             return None;
         }
         if let Some(epoch) = run.epoch(&beginning) {
             return Some(epoch);
         }
-        let status = self.ask_status().await?;
-        let epoch = status.place?.epoch;
+        let epoch = self.epoch().await?;
         epoch.starts_with(&beginning).then_some(epoch)
     }
 }
