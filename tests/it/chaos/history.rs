@@ -88,7 +88,11 @@ pub(crate) enum Event {
     /// A subscription ended on purpose or with its connection: recorded before, unless the process stopped.
     Ended { subscriber: String },
     /// An operation was about to be sent: recorded before. Names of operations are unique in a run.
-    Invoked { operation: String, request: Request },
+    Invoked {
+        operation: String,
+        #[serde(alias = "write")]
+        request: Request,
+    },
     /// Its answer came: recorded afterwards. Without it the outcome is unknown.
     Returned { operation: String, outcome: Outcome },
     /// A key was read. `place` where all is known of one revision (a snapshot), or the revision shown before the read.
@@ -223,6 +227,9 @@ pub(crate) struct Status {
     pub(crate) checksum: Option<String>,
     /// How long before the answer the state was proven to be the newest, by the instance's own account.
     pub(crate) proven_ago: Option<Micros>,
+    /// How long before `at` the instance may have looked: the time that the answer took, where it was asked from outside.
+    #[serde(default)]
+    pub(crate) took: Micros,
 }
 
 /// What a fault does, as far as the contract makes a difference.
@@ -420,6 +427,7 @@ mod tests {
                 place: None,
                 checksum: None,
                 proven_ago: Some(5),
+                took: 0,
             }),
         ];
         for event in &events {
