@@ -242,10 +242,11 @@ impl Instance {
             }
             Kind::Served => {
                 let life = self.life();
+                let begun = self.run.book.now();
                 let asked = request(life.address?, "GET", "/v1/status", &[], "");
                 let answer = timeout(ANSWER, asked).await.ok()??;
                 let body: Value = serde_json::from_str(&answer.body).ok()?;
-                let status = self.status_of(&body);
+                let status = self.status_of(&body, begun);
                 let told = Event::Status(status.clone());
                 self.run.book.note_of(&self.name, life.incarnation, told);
                 self.learn(status.clone());
@@ -254,10 +255,11 @@ impl Instance {
         }
     }
 
-    fn status_of(&self, body: &Value) -> Status {
+    fn status_of(&self, body: &Value, begun: u64) -> Status {
         let text = |name: &str| body[name].as_str().map(str::to_owned);
         let proven = text("provenAt").and_then(|at| humantime::parse_rfc3339(&at).ok());
-        let now = UNIX_EPOCH + Duration::from_micros(self.run.book.now());
+        let at_micros = self.run.book.now();
+        let now = UNIX_EPOCH + Duration::from_micros(at_micros);
         let ago = |at: SystemTime| now.duration_since(at).unwrap_or_default().as_micros();
         let revision = body["revision"].as_u64().unwrap_or_default();
         Status {
@@ -267,6 +269,7 @@ impl Instance {
             place: text("epoch").map(|epoch| at(&epoch, revision)),
             checksum: text("checksum"),
             proven_ago: proven.map(|at| u64::try_from(ago(at)).unwrap()),
+            took: at_micros - begun,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ pub(crate) struct Run {
     pub(crate) book: Recorder,
     numbers: AtomicU64,
     stop: watch::Sender<bool>,
+    kept: AtomicBool,
     figures: Mutex<Figures>,
     epochs: Mutex<BTreeSet<String>>,
     revisions: Mutex<HashMap<String, u64>>,
@@ -38,6 +39,7 @@ impl Run {
             book: Recorder::append(&book, "orchestrator", 1).unwrap(),
             numbers: AtomicU64::new(1),
             stop: watch::Sender::new(false),
+            kept: AtomicBool::new(false),
             figures: Mutex::default(),
             epochs: Mutex::default(),
             revisions: Mutex::default(),
@@ -83,6 +85,15 @@ impl Run {
 
     pub(crate) fn stopped(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    /// Says that nobody shall empty the table for a while, or may again.
+    pub(crate) fn keep_all(&self, yes: bool) {
+        self.kept.store(yes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.kept.load(Ordering::SeqCst)
     }
 
     pub(crate) fn know_epoch(&self, epoch: &str) {

@@ -102,7 +102,7 @@ async fn transaction(run: &Run, client: &Client, dice: &mut Dice) -> (bool, Opti
         return (false, None);
     }
     let plan = if dice.roll(60) == 0 {
-        truncation(client).await
+        truncation(run, client).await
     } else {
         Some(plan(run, dice))
     };
@@ -195,9 +195,12 @@ async fn revision(
 }
 
 /// Empties the table. What is in it has to be known before, so nobody else may write meanwhile.
-async fn truncation(client: &Client) -> Option<Plan> {
+async fn truncation(run: &Run, client: &Client) -> Option<Plan> {
     let lock = "LOCK TABLE sync_config IN ACCESS EXCLUSIVE MODE";
     client.batch_execute(lock).await.ok()?;
+    if run.keeps_all() {
+        return None;
+    }
     let rows = client.query("SELECT key::text FROM sync_config", &[]).await;
     let items = rows
         .ok()?

@@ -1,15 +1,17 @@
 //! One storm: a database, instances, writers and subscribers, every fault once in an order that the seed gives, and peace.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::checker::{Bounds, check};
 use super::database::{self, Database, epoch, head, truth, unpinned};
 use super::faults::Fault;
 use super::figures::Figures;
-use super::history::{self, Event};
+use super::history::{self, Event, Outcome, Record};
 use super::instance::{Instance, Kind};
 use super::run::Run;
 use super::{sql, streams, writers};
@@ -21,6 +23,14 @@ use crate::support::wait::eventually;
 /// Within this everybody has to be in step after a fault is over. Far beyond what an idle machine needs: the bounded run
 /// shares its cores with a debug build's other tests.
 const CONVERGE: Duration = Duration::from_secs(30);
+
+/// What the checker holds a run to. `notice`: checks come each 250 ms here, and an answer is waited for 3 s, or 5 s where rows
+/// were under way; the rest is for machines that are busy.
+const BOUNDS: Bounds = Bounds {
+    notice: 5_800_000,
+    converge: 15_000_000,
+    slack: 100_000,
+};
 
 /// Everything of one storm.
 #[derive(Debug)]
@@ -42,6 +52,8 @@ impl Storm {
         storm.rage().await;
         storm.calm().await;
         let mut figures = storm.run.figures().clone();
+        drop(storm);
+        verdict(seed, directory, &mut figures);
         (figures.storms, figures.seconds) = (1, begun.elapsed().as_secs());
         figures
     }
@@ -225,6 +237,86 @@ impl Storm {
         for instance in &self.instances {
             let _again = instance.ask_status().await;
         }
+    }
+}
+
+/// Proves the contract from what was recorded.
+fn verdict(seed: u64, directory: &Path, figures: &mut Figures) {
+    let mut records = history::read(directory).unwrap();
+    identify(&mut records);
+    let report = check(&records, BOUNDS);
+    let of = |guarantees: &[&str]| {
+        let found = report.violations.iter();
+        let found = found.filter(|violation| guarantees.contains(&violation.guarantee));
+        found.count() as u64
+    };
+    figures.lost += of(&["durable", "complete or told"]);
+    figures.duplicated += of(&["once", "idempotent"]);
+    figures.disordered += of(&["ordered", "monotonic", "commit order"]);
+    if report.violations.is_empty() {
+        return;
+    }
+    let found = report.violations.iter().map(ToString::to_string);
+    let found: Vec<String> = found.collect();
+    std::fs::write(directory.join("violations.txt"), found.join("\n")).unwrap();
+    panic!(
+        "{} violations of {:?}; SYNC_CONFIG_TEST_SEED={seed}; the history and violations.txt are in {}; the first:\n{}",
+        found.len(),
+        report.broken(),
+        directory.display(),
+        found
+            .iter()
+            .take(20)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+}
+
+/// Gives answers that tell a revision without its id, as those over HTTP do, the id: of the history that was followed when
+/// they came, or of the one before if it was replaced between request and answer.
+fn identify(records: &mut [Record]) {
+    let (mut lines, mut asked) = (Vec::new(), HashMap::new());
+    for record in &*records {
+        match &record.event {
+            Event::Branch { truth, .. } => lines.push((record.at, truth.clone())),
+            Event::Final { truth, .. } => lines.push((u64::MAX, truth.clone())),
+            Event::Invoked { operation, request } => {
+                let item = request.items.first().cloned();
+                asked.insert(operation.clone(), (record.at, item));
+            }
+            _ => {}
+        }
+    }
+    lines.sort_by_key(|(lost_at, _)| *lost_at);
+    for record in records {
+        let Event::Returned {
+            operation,
+            outcome: Outcome::Applied { place, .. },
+        } = &mut record.event
+        else {
+            continue;
+        };
+        let Some((invoked, Some(item))) = asked.get(operation) else {
+            continue;
+        };
+        if place.rid.is_some() {
+            continue;
+        }
+        let followed = lines.iter().filter(|(lost_at, _)| *lost_at > *invoked);
+        let made = followed.filter_map(|(lost_at, truth)| {
+            let revisions = &truth.revisions;
+            let at = revisions.binary_search_by_key(&place.revision, |made| made.revision);
+            Some((lost_at, &revisions[at.ok()?]))
+        });
+        let does = |made: &history::Revision| {
+            let mut changes = made.changes.iter();
+            changes.any(|change| change.key == item.key && change.new == item.new)
+        };
+        let made: Vec<_> = made.collect();
+        let now = made.iter().find(|(lost_at, _)| **lost_at > record.at);
+        let fits = made.iter().find(|(_, made)| does(made));
+        place.rid = fits.or(now).map(|(_, made)| made.rid.clone());
     }
 }
 
