@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::history::{Event, Record, Status, Told};
+use super::history::{Event, Outcome, Record, Status, Told};
 use super::request::request;
 use super::run::{Run, at};
 use crate::support::program::{Server, program, signal};
@@ -53,6 +53,8 @@ pub(crate) struct Instance {
     life: Mutex<Life>,
     running: tokio::sync::Mutex<Option<Running>>,
     status: watch::Sender<Option<Status>>,
+    /// Counts the answers to writes. Held while one is recorded.
+    answers: Mutex<u64>,
     replies: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
 }
 
@@ -91,6 +93,7 @@ impl Instance {
             life: Mutex::default(),
             running: tokio::sync::Mutex::default(),
             status: watch::Sender::new(None),
+            answers: Mutex::default(),
             replies: Arc::default(),
         })
     }
@@ -212,6 +215,26 @@ impl Instance {
             self.run.know_epoch(&place.epoch);
         }
         self.status.send_replace(Some(status));
+    }
+
+    /// Records the answer to a write over HTTP.
+    pub(crate) fn answer(&self, incarnation: u32, operation: &str, outcome: Outcome) {
+        let mut answers = self.answers.lock().unwrap();
+        *answers += 1;
+        self.run
+            .answer(&self.name, incarnation, operation, outcome);
+    }
+
+    pub(crate) fn answers(&self) -> u64 {
+        *self.answers.lock().unwrap()
+    }
+
+    /// Records a read over HTTP, unless a write was answered since it began: then it may be older than that, rightly.
+    pub(crate) fn read(&self, incarnation: u32, began: u64, read: Event) {
+        let answers = self.answers.lock().unwrap();
+        if *answers == began {
+            self.run.book.note_of(&self.name, incarnation, read);
+        }
     }
 
     /// Gives an agent an order; one that is dead does not mind.

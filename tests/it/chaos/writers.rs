@@ -137,7 +137,7 @@ async fn write(run: &Run, to: &Instance, dice: &mut Dice) {
         to.ask_epoch(run, answer.as_ref()).await
     };
     let outcome = outcome(answer, epoch, took < VISIBLE_WITHIN);
-    run.answer(&to.name, life.incarnation, &operation, outcome);
+    to.answer(life.incarnation, &operation, outcome);
 }
 
 /// The tag of a revision in the history that an instance shows at the moment.
@@ -205,6 +205,7 @@ async fn read(run: &Run, of: &Instance, dice: &mut Dice) {
     } else {
         format!("/v1/config/{key}")
     };
+    let began = of.answers();
     let Some(answer) = request(address, "GET", &path, &[], "").await else {
         return;
     };
@@ -233,7 +234,7 @@ async fn read(run: &Run, of: &Instance, dice: &mut Dice) {
         place,
         exact,
     };
-    run.book.note_of(&of.name, life.incarnation, read);
+    of.read(life.incarnation, began, read);
 }
 
 #[derive(serde::Deserialize)]
