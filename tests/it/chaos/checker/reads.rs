@@ -230,26 +230,40 @@ fn reads_own(view: &View<'_>, record: &Record, own: &[&Place], findings: &mut Fi
     }
 }
 
-/// R6: a read of a snapshot is what the key was at its revision.
+/// R6: a read of a snapshot is what the key was at its revision; and no read is of a text that the key never had.
 pub(super) fn exact(view: &View<'_>, findings: &mut Findings<'_>) {
     for record in view.lives.values().flat_map(|life: &Life<'_>| &life.reads) {
         let Event::Read {
             key,
             text,
-            place: Some(place),
-            exact: true,
+            place,
+            exact,
         } = &record.event
         else {
             continue;
         };
-        let mut lines = view.lines.iter().filter(|line| line.has(place)).peekable();
-        let known = lines.peek().is_some();
-        let right = lines.any(|line| line.text(key, place.revision).0 == text.as_deref());
-        if !(known && right) && !view.altered(&record.process, record.at) {
-            let line = view.line_of(place);
-            let expected = line.and_then(|line| line.text(key, place.revision).0);
-            let expected = format!("{key} = {expected:?}");
-            findings.add(record, place.revision, expected, format!("{text:?}"));
+        let right = match place.as_ref().filter(|_| *exact) {
+            Some(place) => {
+                let mut lines = view.lines.iter().filter(|line| line.has(place));
+                lines.any(|line| line.text(key, place.revision).0 == text.as_deref())
+            }
+            None => {
+                text.is_none()
+                    || view
+                        .lines
+                        .iter()
+                        .any(|line| line.ever(key, text.as_deref()))
+            }
+        };
+        if !right && !view.altered(&record.process, record.at) {
+            let at = place.as_ref().filter(|_| *exact);
+            let held = at.and_then(|at| view.line_of(at)?.text(key, at.revision).0);
+            let revision = place.as_ref().map(|place| place.revision);
+            let expected = at.map_or_else(
+                || format!("a text that {key} had"),
+                |_| format!("{key} = {held:?}"),
+            );
+            findings.add(record, revision, expected, format!("{text:?}"));
         }
     }
 }

@@ -90,8 +90,11 @@ fn of_all<'v, 'a>(
 pub(super) fn ordered(view: &View<'_>, findings: &mut Findings<'_>) {
     for (_, stretches) in of_all(view) {
         for stretch in stretches {
-            let (mut seen, mut last) = (BTreeSet::new(), 0);
+            let (mut seen, mut last, mut epoch) = (BTreeSet::new(), 0, "");
             for (record, place, _) in &stretch.changed {
+                if place.epoch != epoch {
+                    (seen, last, epoch) = (BTreeSet::new(), 0, &place.epoch);
+                }
                 if place.revision < last && !seen.contains(&place.revision) {
                     let expected = format!("a revision after {last}");
                     findings.add(record, place.revision, expected, place.revision.to_string());
@@ -115,9 +118,9 @@ pub(super) fn ordered(view: &View<'_>, findings: &mut Findings<'_>) {
 pub(super) fn once(view: &View<'_>, findings: &mut Findings<'_>) {
     for (_, stretches) in of_all(view) {
         for stretch in stretches {
-            let mut told: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+            let mut told: BTreeMap<(&str, u64), BTreeSet<&str>> = BTreeMap::new();
             for (record, place, changes) in &stretch.changed {
-                let keys = told.entry(place.revision).or_default();
+                let keys = told.entry((&place.epoch, place.revision)).or_default();
                 // Parts of a revision that was split are no repetition.
                 let again = changes.iter().any(|change| !keys.insert(&change.key));
                 let start = stretch
@@ -156,11 +159,17 @@ fn holes(
     let (Some(from), Some(last)) = (stretch.from(), stretch.last()) else {
         return;
     };
-    let line = match stretch.start {
-        Some(start) => view.common(start, last),
-        None => view.line_of(last),
+    // That a stretch follows one history is seen to elsewhere.
+    let places = || {
+        stretch
+            .start
+            .into_iter()
+            .chain(stretch.changed.iter().map(|(_, place, _)| *place))
     };
-    let Some(line) = line else { return };
+    let mut lines = view.lines.iter();
+    let Some(line) = lines.find(|line| places().all(|place| line.has(place))) else {
+        return;
+    };
     let told = stretch.told(stretch.changed.len());
     for missing in line.concerning(subscriber.scope, from, last.revision) {
         if !told.contains(&missing.revision) {

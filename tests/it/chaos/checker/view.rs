@@ -80,6 +80,12 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Whether a key ever had a text.
+    pub(super) fn ever(&self, key: &str, text: Option<&str>) -> bool {
+        let texts = self.keys.get(key);
+        texts.is_some_and(|texts| texts.iter().any(|(_, had)| *had == text))
+    }
+
     /// The state at a revision.
     pub(super) fn state(&self, at: u64) -> Texts {
         let texts = self

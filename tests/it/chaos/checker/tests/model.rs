@@ -371,7 +371,10 @@ impl World {
             let concerned = |change: &&Change| subscriber.scope.matches(&change.key);
             let told = Told::Resynced(changes.iter().filter(concerned).cloned().collect());
             let name = subscriber.name.clone();
-            self.unblock(at, number);
+            if let Some(waiting) = &mut self.instances[at].subscribers[number].waiting {
+                *waiting += 1;
+                continue;
+            }
             self.deliver(at, &name, told);
         }
         self.instances[at].proven = self.now;

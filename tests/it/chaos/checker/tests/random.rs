@@ -45,7 +45,7 @@ fn play(steps: &[Step]) -> Vec<Record> {
                 }],
                 true,
             ),
-            12 => drop(world.commit(&[put(key, text), delete("b:2")], None)),
+            12 => drop(world.commit(&[put("c", text), delete("b:2")], None)),
             13 => world.read(at, key, number % 2 == 0),
             14 => world.status(at),
             15 => world.bookmark(at, subscriber),
