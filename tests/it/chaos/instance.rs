@@ -53,7 +53,7 @@ pub(crate) struct Instance {
     life: Mutex<Life>,
     running: tokio::sync::Mutex<Option<Running>>,
     status: watch::Sender<Option<Status>>,
-    /// Counts the answers to writes. Held while one is recorded.
+    /// Counts the answers over HTTP. Held while one is recorded.
     answers: Mutex<u64>,
     replies: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
 }
@@ -221,19 +221,19 @@ impl Instance {
     pub(crate) fn answer(&self, incarnation: u32, operation: &str, outcome: Outcome) {
         let mut answers = self.answers.lock().unwrap();
         *answers += 1;
-        self.run
-            .answer(&self.name, incarnation, operation, outcome);
+        self.run.answer(&self.name, incarnation, operation, outcome);
     }
 
     pub(crate) fn answers(&self) -> u64 {
         *self.answers.lock().unwrap()
     }
 
-    /// Records a read over HTTP, unless a write was answered since it began: then it may be older than that, rightly.
-    pub(crate) fn read(&self, incarnation: u32, began: u64, read: Event) {
-        let answers = self.answers.lock().unwrap();
+    /// Records what was seen over HTTP, unless something else was since that was asked for: then it may be older, rightly.
+    pub(crate) fn saw(&self, incarnation: u32, began: u64, seen: Event) {
+        let mut answers = self.answers.lock().unwrap();
         if *answers == began {
-            self.run.book.note_of(&self.name, incarnation, read);
+            *answers += 1;
+            self.run.book.note_of(&self.name, incarnation, seen);
         }
     }
 
@@ -265,13 +265,14 @@ impl Instance {
             }
             Kind::Served => {
                 let life = self.life();
+                let answers = self.answers();
                 let begun = self.run.book.now();
                 let asked = request(life.address?, "GET", "/v1/status", &[], "");
                 let answer = timeout(ANSWER, asked).await.ok()??;
                 let body: Value = serde_json::from_str(&answer.body).ok()?;
                 let status = self.status_of(&body, begun);
                 let told = Event::Status(status.clone());
-                self.run.book.note_of(&self.name, life.incarnation, told);
+                self.saw(life.incarnation, answers, told);
                 self.learn(status.clone());
                 Some(status)
             }

@@ -234,7 +234,7 @@ async fn read(run: &Run, of: &Instance, dice: &mut Dice) {
         place,
         exact,
     };
-    of.read(life.incarnation, began, read);
+    of.saw(life.incarnation, began, read);
 }
 
 #[derive(serde::Deserialize)]

@@ -13,11 +13,12 @@ pub(super) fn proven(view: &View<'_>, findings: &mut Findings<'_>) {
             let (Some(ago), Some(place)) = (status.proven_ago, &status.place) else {
                 continue;
             };
-            // The earliest time that it may mean.
-            let proven = record.at.saturating_sub(status.took).saturating_sub(ago);
+            // The earliest and the latest time that it may mean.
+            let latest = record.at.saturating_sub(ago);
+            let proven = latest.saturating_sub(status.took);
             let during = |fault: &&Fault<'_>| {
                 let since = fault.in_effect.unwrap_or(Micros::MAX);
-                proven > since.saturating_add(view.bounds.slack) && proven < fault.mending
+                proven > since.saturating_add(view.bounds.slack) && latest < fault.mending
             };
             if let Some(fault) = cuts(view, process).find(during) {
                 let since = proven - fault.in_effect.unwrap_or(proven);
