@@ -76,10 +76,12 @@ pub(super) fn starts(view: &View<'_>, findings: &mut Findings<'_>) {
                 format!("{:?}", first.how),
             );
         }
-        let (Some(started), Some(line)) = (life.started, view.line_of(first.place)) else {
-            continue;
-        };
-        let before = view.committed_before(line, started);
+        // A place before a fork lies on several lines, of which the last may be the one it was loaded from.
+        let lines = view.lines.iter().filter(|line| line.has(first.place));
+        let before = life
+            .started
+            .and_then(|started| lines.map(|line| view.committed_before(line, started)).min());
+        let Some(before) = before else { continue };
         if first.how == (How::Loaded { kept: false }) && revision < before {
             let expected = format!("revision {before} or later");
             findings.add(first.record, revision, expected, revision.to_string());

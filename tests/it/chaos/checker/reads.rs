@@ -183,20 +183,17 @@ fn reads_own(view: &View<'_>, record: &Record, own: &[&Place], findings: &mut Fi
     else {
         return;
     };
-    let floor = |line: &Line<'_>| {
-        let on_it = own.iter().filter(|place| line.has(place));
-        on_it.map(|place| place.revision).max()
-    };
-    let of_epoch = own
-        .iter()
-        .filter(|own| place.as_ref().is_none_or(|place| own.epoch == place.epoch));
+    let of_epoch = own.iter().filter(|own| {
+        let place = place.as_ref();
+        place.is_none_or(|place| own.epoch == place.epoch)
+    });
     let Some(newest) = of_epoch.max_by_key(|place| place.revision) else {
         return;
     };
+    let floor = newest.revision;
     let Some(line) = view.line_of(newest) else {
         return;
     };
-    let Some(floor) = floor(line) else { return };
     let shown = place.as_ref().map_or(0, |place| place.revision);
     if place.is_some() && shown < floor {
         findings.add(
@@ -222,9 +219,21 @@ fn reads_own(view: &View<'_>, record: &Record, own: &[&Place], findings: &mut Fi
                     .any(|change| change.key == *key && change.new == *text)
             })
     };
-    // Another history may have taken over, whose texts are as good.
+    // Another history may have taken over, whose texts are as good: from the same revision on if it has that, too.
     let mut after = view.lines.iter().skip(line.index + 1);
-    if !exact && !later(line, floor.max(shown)) && !after.any(|line| later(line, 0)) {
+    let mut elsewhere = || {
+        after.any(|line| {
+            later(
+                line,
+                if line.has(newest) {
+                    floor.max(shown)
+                } else {
+                    0
+                },
+            )
+        })
+    };
+    if !exact && !later(line, floor.max(shown)) && !elsewhere() {
         let expected = format!("{key} as of revision {} or later", floor.max(shown));
         findings.add(record, shown, expected, format!("{text:?}"));
     }
