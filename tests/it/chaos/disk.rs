@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
+use super::faults::{Course, Fault};
+use super::storm::Storm;
 use crate::ground::run as execute;
 use crate::support::wait::{PATIENCE, eventually};
 
@@ -13,6 +16,30 @@ use crate::support::wait::{PATIENCE, eventually};
 const SIZE: &str = "size=64m,mode=0700";
 
 const TABLES: [&str; 2] = ["sync_config_journal", "sync_config_revision"];
+
+impl Storm {
+    /// A tablespace on a file system of a few megabytes, which is filled.
+    pub(super) async fn disk_full(&mut self, fault: Fault, last: Duration) -> Instant {
+        let client = self.database.client().await;
+        match Small::mount(&client).await {
+            Ok(small) => {
+                let course = Course::begin(self, fault, &[]);
+                small.move_in(&client).await;
+                small.fill();
+                course.in_effect();
+                sleep(last * 2).await;
+                course.mending();
+                small.clear();
+                small.move_out(&client).await;
+                course.healed()
+            }
+            Err(why) => {
+                self.run.figures().not_made.insert(fault.name(), why);
+                Instant::now()
+            }
+        }
+    }
+}
 
 /// The file system; unmounted with this value.
 #[derive(Debug)]

@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::time::sleep;
-use tokio_postgres::Client;
 
-use super::database::{Standby, head, truth};
 use super::history::{Event, FaultKind};
 use super::instance::{Instance, Kind};
 use super::storm::Storm;
 use super::writers;
 use crate::ground::{alter, one, run as execute};
-use crate::support::program;
 use crate::support::proxy::Mode;
 use crate::support::wait::{PATIENCE, eventually};
 
@@ -144,13 +141,13 @@ impl Fault {
 }
 
 /// Records the course of a fault.
-struct Course<'a> {
+pub(super) struct Course<'a> {
     storm: &'a Storm,
-    name: String,
+    pub(super) name: String,
 }
 
 impl<'a> Course<'a> {
-    fn begin(storm: &'a Storm, fault: Fault, of: &[&Arc<Instance>]) -> Self {
+    pub(super) fn begin(storm: &'a Storm, fault: Fault, of: &[&Arc<Instance>]) -> Self {
         storm.run.figures().count(fault.name());
         let name = format!("fault{}", storm.run.number());
         storm.run.book.note(Event::Fault {
@@ -161,17 +158,17 @@ impl<'a> Course<'a> {
         Self { storm, name }
     }
 
-    fn in_effect(&self) {
+    pub(super) fn in_effect(&self) {
         let fault = self.name.clone();
         self.storm.run.book.note(Event::InEffect { fault });
     }
 
-    fn mending(&self) {
+    pub(super) fn mending(&self) {
         let fault = self.name.clone();
         self.storm.run.book.note(Event::Mending { fault });
     }
 
-    fn healed(self) -> Instant {
+    pub(super) fn healed(self) -> Instant {
         let fault = self.name;
         self.storm.run.book.note(Event::Healed { fault });
         Instant::now()
@@ -272,7 +269,7 @@ impl Storm {
     }
 
     /// The rest of a course, after the database was somebody else's for a moment.
-    fn course(&self, name: String) -> Course<'_> {
+    pub(super) fn course(&self, name: String) -> Course<'_> {
         Course { storm: self, name }
     }
 
@@ -447,110 +444,6 @@ impl Storm {
     }
 }
 
-impl Storm {
-    /// Keeps everybody from the database, and waits until nobody is there any more.
-    async fn shut_out(&self) {
-        let links = self.instances.iter().map(|instance| &instance.proxy);
-        for proxy in links.chain(self.proxies.iter().map(|proxy| &**proxy)) {
-            proxy.set(Mode::Refuse).await;
-            proxy.cut().await;
-        }
-    }
-
-    async fn let_in(&mut self) {
-        let port = self.database.port();
-        let links = self.instances.iter().map(|instance| &instance.proxy);
-        for proxy in links.chain(self.proxies.iter().map(|proxy| &**proxy)) {
-            proxy.lead_to(port);
-            proxy.set(Mode::Pass).await;
-        }
-    }
-
-    /// Takes down the history that is about to be lost, all but what is kept.
-    async fn branch(&self, kept_up_to: u64) {
-        let mut client = self.database.client().await;
-        let truth = truth(&mut client).await;
-        let lost = truth.head.saturating_sub(kept_up_to);
-        self.run.figures().lost_revisions += lost;
-        self.run.book.note(Event::Branch { truth, kept_up_to });
-    }
-
-    async fn restore(&mut self, fault: Fault, told: bool, last: Duration) -> Instant {
-        let begun = Course::begin(self, Fault::Restart { immediate: false }, &[]).name;
-        self.shut_out().await;
-        self.database.nobody_else().await;
-        let kept = head(&self.database.client().await).await;
-        self.course(begun.clone()).in_effect();
-        self.database.back_up();
-        self.course(begun.clone()).mending();
-        self.let_in().await;
-        let healed = self.course(begun).healed();
-        self.converge(healed).await;
-        sleep(last).await;
-        let begun = Course::begin(self, fault, &[]).name;
-        self.shut_out().await;
-        self.database.nobody_else().await;
-        self.branch(kept).await;
-        self.course(begun.clone()).in_effect();
-        self.database.restore();
-        if told {
-            let url = self.database.url();
-            let output = program::run(&mut program::program(Some(&url), &["new-epoch"])).await;
-            assert!(output.status.success(), "{output:?}");
-        }
-        self.course(begun.clone()).mending();
-        self.let_in().await;
-        self.course(begun).healed()
-    }
-
-    async fn fail_over(&mut self, fault: Fault, last: Duration) -> Instant {
-        let begun = Course::begin(self, Fault::Restart { immediate: false }, &[]).name;
-        self.shut_out().await;
-        self.database.nobody_else().await;
-        self.course(begun.clone()).in_effect();
-        let standby = self.database.stand_by().await;
-        self.course(begun.clone()).mending();
-        self.let_in().await;
-        let healed = self.course(begun).healed();
-        self.converge(healed).await;
-        sleep(last).await;
-        standby.lose().await;
-        let kept = standby.head().await;
-        sleep(last).await;
-        let begun = Course::begin(self, fault, &[]).name;
-        self.shut_out().await;
-        self.database.nobody_else().await;
-        self.branch(kept).await;
-        self.course(begun.clone()).in_effect();
-        self.database.fail_over(standby).await;
-        self.course(begun.clone()).mending();
-        self.let_in().await;
-        self.course(begun).healed()
-    }
-
-    /// A tablespace on a file system of a few megabytes, which is filled.
-    async fn disk_full(&mut self, fault: Fault, last: Duration) -> Instant {
-        let client = self.database.client().await;
-        match super::disk::Small::mount(&client).await {
-            Ok(small) => {
-                let course = Course::begin(self, fault, &[]);
-                small.move_in(&client).await;
-                small.fill();
-                course.in_effect();
-                sleep(last * 2).await;
-                course.mending();
-                small.clear();
-                small.move_out(&client).await;
-                course.healed()
-            }
-            Err(why) => {
-                self.run.figures().not_made.insert(fault.name(), why);
-                Instant::now()
-            }
-        }
-    }
-}
-
 impl Instance {
     /// What an agent shows under a key.
     async fn ask_text(&self, key: &str) -> Option<String> {
@@ -558,12 +451,5 @@ impl Instance {
             .ask(json!({ "do": "show", "key": key }), PATIENCE)
             .await?;
         told["text"].as_str().map(str::to_owned)
-    }
-}
-
-impl Standby {
-    async fn head(&self) -> u64 {
-        let client: Client = crate::support::postgres::connect(&self.url()).await;
-        head(&client).await
     }
 }

@@ -23,6 +23,8 @@ mod figures;
 #[cfg(all(feature = "server", feature = "testing"))]
 mod instance;
 #[cfg(all(feature = "server", feature = "testing"))]
+mod replaced;
+#[cfg(all(feature = "server", feature = "testing"))]
 mod request;
 #[cfg(all(feature = "server", feature = "testing"))]
 mod run;
