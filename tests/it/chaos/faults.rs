@@ -443,13 +443,3 @@ impl Storm {
         course.healed()
     }
 }
-
-impl Instance {
-    /// What an agent shows under a key.
-    async fn ask_text(&self, key: &str) -> Option<String> {
-        let told = self
-            .ask(json!({ "do": "show", "key": key }), PATIENCE)
-            .await?;
-        told["text"].as_str().map(str::to_owned)
-    }
-}

@@ -254,6 +254,14 @@ impl Instance {
         timeout(limit, reply).await.ok()?.ok()
     }
 
+    /// What an agent shows under a key.
+    pub(crate) async fn ask_text(&self, key: &str) -> Option<String> {
+        let told = self
+            .ask(json!({ "do": "show", "key": key }), PATIENCE)
+            .await?;
+        told["text"].as_str().map(str::to_owned)
+    }
+
     /// What it tells of itself, recorded. `None` when no answer came in time.
     pub(crate) async fn ask_status(&self) -> Option<Status> {
         let mut news = self.status.subscribe();
