@@ -16,9 +16,10 @@ pub(super) fn proven(view: &View<'_>, findings: &mut Findings<'_>) {
             };
             // The earliest time that it may mean.
             let proven = record.at.saturating_sub(status.took).saturating_sub(ago);
+            // A question may be asked of a frozen database, and answered once that goes on: then it proves what it asked.
             let during = |fault: &&Fault<'_>| {
                 let since = fault.in_effect.unwrap_or(Micros::MAX);
-                proven > since.saturating_add(view.bounds.slack) && proven < fault.mending
+                proven > since.saturating_add(view.bounds.slack) && record.at < fault.mending
             };
             if let Some(fault) = cuts(view, process).find(during) {
                 let since = proven - fault.in_effect.unwrap_or(proven);

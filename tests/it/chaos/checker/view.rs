@@ -317,6 +317,12 @@ impl<'a> View<'a> {
         faults.any(|fault| fault.from <= at && at <= fault.healed)
     }
 
+    /// Whether rows were altered behind the triggers in this run.
+    pub(super) fn has_altered_rows(&self) -> bool {
+        let mut faults = self.faults.iter();
+        faults.any(|fault| *fault.what == FaultKind::Altered)
+    }
+
     /// Whether a fault that concerns a process overlaps a time.
     pub(super) fn disturbed(&self, process: &str, from: Micros, to: Micros) -> bool {
         let mut faults = self.faults.iter().filter(|fault| fault.concerns(process));
