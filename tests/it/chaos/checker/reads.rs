@@ -13,17 +13,19 @@ pub(super) fn checksums(view: &View<'_>, findings: &mut Findings<'_>) {
         let shown = life
             .shown
             .iter()
-            .map(|shown| (shown.record, shown.place, shown.checksum));
+            .map(|shown| (shown.record, shown.record.at, shown.place, shown.checksum));
         let told = life.statuses.iter();
         let told = told.filter_map(|(record, status)| {
-            Some((*record, status.place.as_ref()?, status.checksum.as_deref()?))
+            let asked = record.at.saturating_sub(status.took);
+            let (place, checksum) = (status.place.as_ref()?, status.checksum.as_deref()?);
+            Some((*record, asked, place, checksum))
         });
-        for (record, place, checksum) in shown.chain(told) {
+        for (record, since, place, checksum) in shown.chain(told) {
             let lines: Vec<_> = view.lines.iter().filter(|line| line.has(place)).collect();
             let right = |line: &&Line<'_>| line.checksum(place.revision) == checksum;
             if !lines.is_empty()
                 && !lines.iter().any(right)
-                && !view.altered(&record.process, record.at)
+                && !view.altered(&record.process, since)
             {
                 let expected = lines[0].checksum(place.revision);
                 findings.add(record, place.revision, expected, checksum);
