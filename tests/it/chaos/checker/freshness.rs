@@ -1,8 +1,9 @@
 //! How fresh instances were, and how fresh they said they were.
 
 use super::Findings;
+use super::line::Line;
 use super::reads::begins_with_a_load;
-use super::view::{Fault, How, Life, Line, Name, View};
+use super::view::{Fault, How, Life, Name, View};
 use crate::chaos::history::{FaultKind, Micros, Place, Record};
 
 /// R5: staleness is never under-reported. Who says that its state was proven at a time shows everything that was committed
@@ -13,12 +14,12 @@ pub(super) fn proven(view: &View<'_>, findings: &mut Findings<'_>) {
             let (Some(ago), Some(place)) = (status.proven_ago, &status.place) else {
                 continue;
             };
-            // The earliest and the latest time that it may mean.
-            let latest = record.at.saturating_sub(ago);
-            let proven = latest.saturating_sub(status.took);
+            // The earliest time that it may mean.
+            let proven = record.at.saturating_sub(status.took).saturating_sub(ago);
+            // A question may be asked of a frozen database, and answered once that goes on: then it proves what it asked.
             let during = |fault: &&Fault<'_>| {
                 let since = fault.in_effect.unwrap_or(Micros::MAX);
-                proven > since.saturating_add(view.bounds.slack) && latest < fault.mending
+                proven > since.saturating_add(view.bounds.slack) && record.at < fault.mending
             };
             if let Some(fault) = cuts(view, process).find(during) {
                 let since = proven - fault.in_effect.unwrap_or(proven);

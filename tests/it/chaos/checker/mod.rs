@@ -6,6 +6,7 @@
 //! values that were altered on purpose excuse it from being right until then.
 
 mod freshness;
+mod line;
 mod reads;
 mod subscribers;
 #[cfg(test)]

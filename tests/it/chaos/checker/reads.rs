@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Findings;
-use super::view::{How, Life, Line, Name, View};
+use super::line::Line;
+use super::view::{How, Life, Name, View};
 use crate::chaos::history::{Event, Place, Record};
 
 /// R2: what is published at a revision is the state of exactly that revision.

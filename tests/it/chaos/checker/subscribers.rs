@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Findings;
-use super::view::{Line, Step, Subscriber, View};
+use super::line::Line;
+use super::view::{Step, Subscriber, View};
 use crate::chaos::history::{Change, Place, Record, Revision, Scope, Texts, Told};
 
 /// What a subscriber was told in one go: from a place on, until it was told to begin anew.
@@ -29,8 +30,11 @@ impl<'a> Stretch<'a> {
     }
 
     /// Whether it began with all that a revision says: rows that were altered behind the triggers are found by an audit
-    /// before they are numbered.
-    fn foretold(&self, revision: &Revision, scope: &Scope) -> bool {
+    /// before they are numbered. Where none were, nothing can be foretold.
+    fn foretold(&self, view: &View<'_>, revision: &Revision, scope: &Scope) -> bool {
+        if !view.has_altered_rows() {
+            return false;
+        }
         let had = |change: &Change| match self.given {
             Some(Told::Resynced(found)) => {
                 let mut found = found.iter();
@@ -76,7 +80,7 @@ fn stretches<'a>(subscriber: &Subscriber<'a>) -> Vec<Stretch<'a>> {
                 fresh = false;
             }
             Step::Told(place, Told::Bookmark) => {
-                now.bookmarks.push((record, place, now.changed.len()))
+                now.bookmarks.push((record, place, now.changed.len()));
             }
             // The state that a subscription begins with.
             Step::Told(place, told @ Told::State(_)) if fresh => {
@@ -193,7 +197,7 @@ fn holes(
     };
     let told = stretch.told(stretch.changed.len());
     for missing in line.concerning(subscriber.scope, from, last.revision) {
-        if !told.contains(&missing.revision) && !stretch.foretold(missing, subscriber.scope) {
+        if !told.contains(&missing.revision) && !stretch.foretold(view, missing, subscriber.scope) {
             let later = |(_, place, _): &&(_, &Place, _)| place.revision > missing.revision;
             let next = stretch.changed.iter().find(later);
             let record = next.map_or(view.end.record, |(record, ..)| record);
@@ -279,7 +283,7 @@ pub(super) fn atomic(view: &View<'_>, findings: &mut Findings<'_>) {
 
 /// S4: a resync tells true differences only, and what a subscriber believes after a reset is the state.
 pub(super) fn resets(view: &View<'_>, findings: &mut Findings<'_>) {
-    for (_, subscriber) in &view.subscribers {
+    for subscriber in view.subscribers.values() {
         let mut belief: Option<Texts> = None;
         for (record, step) in &subscriber.steps {
             let (place, told) = match *step {
@@ -375,7 +379,7 @@ pub(super) fn bookmarks(view: &View<'_>, findings: &mut Findings<'_>) {
                 let told = stretch.told(*before);
                 let mut due = line.concerning(subscriber.scope, from, place.revision);
                 let missing = |due: &&Revision| {
-                    !told.contains(&due.revision) && !stretch.foretold(due, subscriber.scope)
+                    !told.contains(&due.revision) && !stretch.foretold(view, due, subscriber.scope)
                 };
                 if let Some(due) = due.find(missing) {
                     let expected = format!("revision {} before its progress mark", due.revision);

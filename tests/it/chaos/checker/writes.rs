@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Findings;
-use super::view::{Applied, Line, Operation, View};
+use super::line::Line;
+use super::view::{Applied, Operation, View};
 use crate::chaos::history::{Asked, Condition, Event, Outcome, Record, Revision};
 
 /// W1, W5: what was reported as applied is in the journal of its history, with the very texts; and what a history hands on

@@ -1,5 +1,6 @@
 //! Histories made up: good ones pass, and each fault is named by the guarantee that it breaks, and by no other.
 
+mod misled;
 mod model;
 mod mutations;
 mod random;

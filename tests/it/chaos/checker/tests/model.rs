@@ -1,12 +1,14 @@
 //! A small world that keeps every promise, and records what happens in it: a database that may be replaced by an earlier
 //! state of its own, instances that follow it, and subscribers.
 
+mod faults;
+
 use std::collections::BTreeMap;
 
 use crate::chaos::checker::Bounds;
 use crate::chaos::history::{
-    Asked, Change, Condition, Event, FaultKind, Micros, Outcome, Place, Record, Request, Revision,
-    Scope, Status, Texts, Told, Truth, checksum,
+    Asked, Change, Condition, Event, Micros, Outcome, Place, Record, Request, Revision, Scope,
+    Status, Texts, Told, Truth, checksum,
 };
 
 pub(super) const BOUNDS: Bounds = Bounds {
@@ -434,75 +436,6 @@ impl World {
             took: 0,
         };
         self.told(at, Event::Status(status));
-    }
-
-    fn fault(&mut self, what: FaultKind, processes: &[usize]) -> String {
-        let fault = format!("fault-{}", self.number());
-        let processes = processes
-            .iter()
-            .map(|at| self.instances[*at].name.clone())
-            .collect();
-        self.say(Event::Fault {
-            fault: fault.clone(),
-            what,
-            processes,
-        });
-        fault
-    }
-
-    pub(super) fn cut(&mut self, at: usize) {
-        if self.instances[at].cut.is_none() && self.instances[at].place.is_some() {
-            let fault = self.fault(FaultKind::CutOff, &[at]);
-            self.instances[at].cut = Some(fault.clone());
-            self.say(Event::InEffect { fault });
-        }
-    }
-
-    pub(super) fn mend(&mut self, at: usize) {
-        if let Some(fault) = self.instances[at].cut.clone() {
-            self.say(Event::Mending {
-                fault: fault.clone(),
-            });
-            self.instances[at].cut = None;
-            self.say(Event::Healed { fault });
-            self.follow(at);
-        }
-    }
-
-    pub(super) fn kill(&mut self, at: usize) {
-        let fault = self.fault(FaultKind::Killed, &[at]);
-        self.stop(at);
-        self.start(at);
-        self.say(Event::Healed { fault });
-    }
-
-    /// An earlier state takes the database's place, and somebody begins a new epoch.
-    pub(super) fn restore(&mut self, back: u64) {
-        let fault = self.fault(FaultKind::Replaced, &[]);
-        let kept_up_to = self.database.head.saturating_sub(back);
-        let truth = self.database.clone();
-        self.say(Event::Branch { truth, kept_up_to });
-        let restored = &mut self.database;
-        restored
-            .revisions
-            .retain(|revision| revision.revision <= kept_up_to);
-        restored.head = kept_up_to;
-        restored.table = Texts::new();
-        for change in restored
-            .revisions
-            .iter()
-            .flat_map(|revision| &revision.changes)
-        {
-            match &change.new {
-                Some(new) => restored.table.insert(change.key.clone(), new.clone()),
-                None => restored.table.remove(&change.key),
-            };
-        }
-        self.database.epoch = format!("epoch-{}", self.number());
-        for at in 0..self.instances.len() {
-            self.follow(at);
-        }
-        self.say(Event::Healed { fault });
     }
 
     /// Heals everything, lets everybody follow, and asks the database.

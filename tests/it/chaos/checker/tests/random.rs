@@ -88,7 +88,7 @@ fn corrupt(records: &mut Vec<Record>, at: usize) -> bool {
         Event::Delivered {
             told: Told::Changed(changes),
             ..
-        } if at % 3 == 0 => {
+        } if at.is_multiple_of(3) => {
             changes[0].new = Some("\"wrong\"".to_owned());
         }
         Event::Delivered {
