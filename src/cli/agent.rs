@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::book::{Book, delivered, micros, place, show};
 use super::Failure;
@@ -65,6 +65,10 @@ enum Order {
         reply: u64,
         key: String,
     },
+    /// Is answered when no write is under way.
+    Settle {
+        reply: u64,
+    },
     StepClock {
         reply: u64,
         micros: i64,
@@ -109,6 +113,7 @@ pub(super) async fn agent(settings: Settings, options: Agent) -> std::result::Re
     let agent = Arc::new(Instance {
         service,
         book,
+        writes: watch::Sender::new(0),
         subscriptions: Mutex::default(),
     });
     tokio::spawn(agent.clone().follow());
@@ -142,6 +147,8 @@ fn orders() -> mpsc::Receiver<serde_json::Result<Order>> {
 struct Instance {
     service: Arc<ConfigService>,
     book: Arc<Book>,
+    /// How many are under way.
+    writes: watch::Sender<usize>,
     subscriptions: Mutex<HashMap<String, SubscriptionId>>,
 }
 
@@ -160,7 +167,18 @@ impl Instance {
 
     fn obey(self: &Arc<Self>, order: Order) {
         match order {
-            Order::Write(write) => drop(tokio::spawn(self.clone().write(write))),
+            Order::Write(write) => {
+                self.writes.send_modify(|count| *count += 1);
+                drop(tokio::spawn(self.clone().write(write)));
+            }
+            Order::Settle { reply } => {
+                let (mut writes, book) = (self.writes.subscribe(), self.book.clone());
+                drop(tokio::spawn(async move {
+                    // The sender lives as long as the process.
+                    drop(writes.wait_for(|count| *count == 0).await);
+                    book.say(json!({ "reply": reply }));
+                }));
+            }
             Order::Read { key, exact } => self.read(&key, exact),
             Order::WaitFor {
                 reply,
@@ -227,6 +245,7 @@ impl Instance {
         };
         self.book
             .say(json!({ "kind": "returned", "operation": operation, "outcome": outcome }));
+        self.writes.send_modify(|count| *count -= 1);
     }
 
     fn read(&self, key: &str, exact: bool) {

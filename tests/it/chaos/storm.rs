@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::checker::{Bounds, check};
@@ -195,6 +196,10 @@ impl Storm {
         self.run.stop();
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
+        }
+        for instance in self.instances.iter().filter(|one| one.kind == Kind::Agent) {
+            let settled = instance.ask(json!({ "do": "settle" }), CONVERGE).await;
+            assert!(settled.is_some(), "{} still writes", instance.name);
         }
         let mut client = self.database.client().await;
         self.equal(&client).await;
