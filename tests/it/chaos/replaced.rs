@@ -31,12 +31,26 @@ impl Storm {
     }
 
     /// Takes down the history that is about to be lost, all but what is kept.
-    async fn branch(&self, kept_up_to: u64) {
+    async fn branch(&self, kept_up_to: u64) -> u64 {
         let mut client = self.database.client().await;
         let truth = truth(&mut client).await;
         let lost = truth.head.saturating_sub(kept_up_to);
         self.run.figures().lost_revisions += lost;
         self.run.book.note(Event::Branch { truth, kept_up_to });
+        lost
+    }
+
+    /// Makes more revisions than were lost, before anybody may look: then only the ids of revisions tell that the past is
+    /// another one, not that the head lies behind.
+    async fn outrun(&self, lost: u64) {
+        let client = self.database.client().await;
+        for number in 0..lost + 2 {
+            let sql = format!(
+                "INSERT INTO sync_config (key, value) VALUES ('outrun', '{number}')
+                 ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+            );
+            client.batch_execute(&sql).await.unwrap();
+        }
     }
 
     pub(super) async fn restore(&mut self, fault: Fault, told: bool, last: Duration) -> Instant {
@@ -54,13 +68,15 @@ impl Storm {
         let begun = Course::begin(self, fault, &[]).name;
         self.shut_out().await;
         self.database.nobody_else().await;
-        self.branch(kept).await;
+        let lost = self.branch(kept).await;
         self.course(begun.clone()).in_effect();
         self.database.restore();
         if told {
             let url = self.database.url();
             let output = program::run(&mut program::program(Some(&url), &["new-epoch"])).await;
             assert!(output.status.success(), "{output:?}");
+        } else {
+            self.outrun(lost).await;
         }
         self.course(begun.clone()).mending();
         self.let_in().await;
@@ -84,9 +100,10 @@ impl Storm {
         let begun = Course::begin(self, fault, &[]).name;
         self.shut_out().await;
         self.database.nobody_else().await;
-        self.branch(kept).await;
+        let lost = self.branch(kept).await;
         self.course(begun.clone()).in_effect();
         self.database.fail_over(standby).await;
+        self.outrun(lost).await;
         self.course(begun.clone()).mending();
         self.let_in().await;
         self.course(begun).healed()
