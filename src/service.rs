@@ -233,6 +233,18 @@ impl ConfigService {
         self.engine.falsify(entry)
     }
 
+    /// Steps this instance's wall clock.
+    #[cfg(all(feature = "testing", feature = "cli"))]
+    pub(crate) fn step_clock(&self, micros: i64) {
+        self.engine.clock.step(micros);
+    }
+
+    /// What this instance takes for the wall clock.
+    #[cfg(all(feature = "testing", feature = "cli"))]
+    pub(crate) fn wall(&self) -> std::time::SystemTime {
+        self.engine.clock.wall()
+    }
+
     fn open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Kind::Closed.into())
