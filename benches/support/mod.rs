@@ -11,6 +11,7 @@
     reason = "a benchmark that cannot run stops"
 )]
 
+pub(crate) mod entries;
 pub(crate) mod postgres;
 
 use std::time::Instant;

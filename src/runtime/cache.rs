@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, SharedValue};
 use foldhash::fast::RandomState;
 
-use crate::core::{ChangeSet, Entry, Key, Snapshot};
+use crate::core::{ByKey, ChangeSet, Entry, Snapshot};
 
 #[derive(Debug)]
 pub(crate) struct Cache {
-    entries: DashMap<Key, Arc<Entry>, RandomState>,
+    /// A map without values, because an entry brings its key along: the keys beside it would be another 16 bytes each.
+    entries: DashMap<ByKey, (), RandomState>,
     ready: AtomicBool,
 }
 
@@ -31,39 +32,64 @@ impl Cache {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        self.entries.get(key).map(|entry| entry.value().clone())
+        self.entries.get(key).map(|entry| entry.key().0.clone())
     }
 
     /// Looks at an entry in place.
     pub(crate) fn with(&self, key: &str, read: &mut dyn FnMut(&Entry)) {
         if let Some(entry) = self.entries.get(key) {
-            read(entry.value());
+            read(&entry.key().0);
         }
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn falsify(&self, entry: Arc<Entry>) {
-        drop(self.entries.insert(entry.key().clone(), entry));
+        self.put(entry);
     }
 
     pub(crate) fn apply(&self, set: &ChangeSet, silent: &[Arc<Entry>]) {
         for change in &set.changes {
             match &change.new {
-                Some(entry) => drop(self.entries.insert(change.key.clone(), entry.clone())),
-                None => drop(self.entries.remove(&change.key)),
+                Some(entry) => self.put(entry.clone()),
+                None => drop(self.entries.remove(change.key.as_str())),
             }
         }
         for entry in silent {
-            self.entries.insert(entry.key().clone(), entry.clone());
+            self.put(entry.clone());
         }
     }
 
     /// Makes the cache hold exactly a snapshot, without an instant in which a key that stays is missing.
     pub(crate) fn replace(&self, snapshot: &Snapshot) {
-        self.entries.retain(|key, _| snapshot.get(key).is_some());
+        self.entries
+            .retain(|entry, ()| snapshot.get(entry.key()).is_some());
         for entry in snapshot {
-            self.entries.insert(entry.key().clone(), entry.clone());
+            self.put(entry.clone());
         }
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Puts an entry in the place of the one before. The map's own `insert` would keep the key, which is the old entry.
+    fn put(&self, entry: Arc<Entry>) {
+        let new = ByKey(entry);
+        let hash = self.entries.hash_usize(&new);
+        let Some(shard) = self
+            .entries
+            .shards()
+            .get(self.entries.determine_shard(hash))
+        else {
+            return;
+        };
+        let mut shard = shard.write();
+        let old = match shard.get_mut(hash as u64, |(other, _)| *other == new) {
+            Some((place, _)) => Some(std::mem::replace(place, new)),
+            None => {
+                let hash_of = |(other, _): &(ByKey, _)| self.entries.hash_usize(other) as u64;
+                shard.insert(hash as u64, (new, SharedValue::new(())), hash_of);
+                None
+            }
+        };
+        drop(shard);
+        drop(old);
     }
 }

@@ -22,6 +22,7 @@ use tokio_postgres::{
 
 use super::connect::{Address, Role};
 use super::identifier::quote;
+use super::load::load;
 use super::queries::Queries;
 use super::{address, fault, rows};
 use crate::core::Revision;
@@ -66,6 +67,7 @@ pub(super) struct PgListener {
     /// The server's process that listens; 0 while none does.
     listening: AtomicI32,
     entries: String,
+    keys: String,
     /// `None` on a session that was taken from a pool.
     channel: Option<String>,
     /// Whether the session is to stay only while the server takes writes.
@@ -127,6 +129,7 @@ impl PgListener {
             shared: AtomicBool::new(false),
             listening: AtomicI32::new(0),
             entries: queries.entries.clone(),
+            keys: queries.keys.clone(),
             channel: channel.map(str::to_owned),
             must_write: false,
             mailbox,
@@ -289,15 +292,7 @@ impl Listener for PgListener {
         let row = head.first().ok_or_else(|| rows::strange(what))?;
         refuse_standby(what, row)?;
         let cursor = rows::cursor(row).ok_or_else(|| rows::strange(what))?;
-        let mut entries = Vec::new();
-        {
-            let none: [(&(dyn ToSql + Sync), Type); 0] = [];
-            let stream = moving(what, view.query_typed_raw(&self.entries, none)).await?;
-            pin_mut!(stream);
-            while let Some(row) = moving(what, stream.try_next()).await? {
-                entries.push(rows::entry(&row).ok_or_else(|| rows::strange(what))?);
-            }
-        }
+        let entries = load(what, &view, &self.entries, &self.keys).await?;
         moving(what, view.commit()).await?;
         Ok(Loaded {
             cursor,
