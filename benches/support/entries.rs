@@ -1,6 +1,9 @@
 //! Databases that hold many entries: keys of 30 bytes, values of 66.
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
-use sync_config::SyncConfig;
+use std::sync::Arc;
+
+use sync_config::{Batch, Builder, ConfigService, MemoryDatabase, SyncConfig, Value};
 
 use super::postgres::{Database, Server};
 
@@ -41,4 +44,32 @@ pub(crate) async fn filled(server: &Server, entries: usize) -> Database {
         client.batch_execute(settle).await.expect("settle");
     }
     database
+}
+
+/// A key of a service on a database in memory; their order is not that of the numbers.
+pub(crate) fn memory_key(number: u32) -> String {
+    format!(
+        "{:08x}:{number:08}:a-key-of-30-",
+        number.wrapping_mul(0x9E37_79B9)
+    )
+}
+
+/// What such a key has for a value.
+pub(crate) fn memory_value(number: u32) -> String {
+    format!(r#"{{"name": "one value of 66 bytes", "burst": 20, "limit": "{number:07}"}}"#)
+}
+
+/// Starts a service on a database in memory that holds so many entries.
+pub(crate) async fn in_memory(entries: u32) -> Arc<ConfigService> {
+    let started = Builder::memory(&MemoryDatabase::new()).start().await;
+    let config = started.expect("start in memory");
+    for begin in (0..entries).step_by(1_000) {
+        let mut batch = Batch::new();
+        for number in begin..(begin + 1_000).min(entries) {
+            let value = Value::parse(&memory_value(number)).expect("JSON");
+            batch = batch.put_value(&memory_key(number), value, None);
+        }
+        config.write(batch).await.expect("fill");
+    }
+    config
 }
