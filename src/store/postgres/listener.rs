@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
-use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -22,7 +21,7 @@ use tokio_postgres::{
 
 use super::connect::{Address, Role};
 use super::identifier::quote;
-use super::load::load;
+use super::load::{Arrived, load};
 use super::queries::Queries;
 use super::{address, fault, rows};
 use crate::core::Revision;
@@ -268,10 +267,9 @@ impl Listener for PgListener {
                 moving(what, client.query_typed_raw(&self.page, params)).await?
             }
         };
-        pin_mut!(stream);
-        let mut found = Vec::new();
-        while let Some(row) = moving(what, stream.try_next()).await? {
-            found.push(row);
+        let (mut found, mut read) = (Vec::new(), Arrived::of(stream));
+        while let Some(arrived) = read.next(what).await? {
+            found.extend(arrived);
         }
         rows::page(after, &found).ok_or_else(|| rows::strange(what))
     }

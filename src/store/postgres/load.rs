@@ -4,12 +4,14 @@
 //! twice as long for a million rows when it joins them, and this program a third of what that adds.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use futures_util::{TryStreamExt, pin_mut};
+use futures_util::stream::{TryReadyChunks, TryReadyChunksError};
+use futures_util::{TryFutureExt, TryStreamExt};
 use tokio_postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::{Row, RowStream, Transaction};
 
 use super::listener::moving;
 use super::rows;
@@ -26,25 +28,48 @@ pub(super) async fn load(
     keys: &str,
 ) -> Result<Vec<Arc<Entry>>> {
     let mut unnumbered: HashSet<ByKey, RandomState> = HashSet::default();
-    let stream = moving(what, view.query_typed_raw(entries, NONE)).await?;
-    pin_mut!(stream);
-    while let Some(row) = moving(what, stream.try_next()).await? {
-        unnumbered.insert(entry(&row).ok_or_else(|| rows::strange(what))?);
+    let mut read = Arrived::of(moving(what, view.query_typed_raw(entries, NONE)).await?);
+    while let Some(arrived) = read.next(what).await? {
+        for row in &arrived {
+            unnumbered.insert(entry(row).ok_or_else(|| rows::strange(what))?);
+        }
     }
     let mut loaded = Vec::with_capacity(unnumbered.len());
-    let stream = moving(what, view.query_typed_raw(keys, NONE)).await?;
-    pin_mut!(stream);
-    while let Some(row) = moving(what, stream.try_next()).await? {
-        let (key, revision) = numbered(&row).ok_or_else(|| rows::strange(what))?;
-        if let Some(ByKey(mut entry)) = unnumbered.take(key) {
-            if let Some(entry) = Arc::get_mut(&mut entry) {
-                entry.number(revision);
+    let mut read = Arrived::of(moving(what, view.query_typed_raw(keys, NONE)).await?);
+    while let Some(arrived) = read.next(what).await? {
+        for row in &arrived {
+            let (key, revision) = numbered(row).ok_or_else(|| rows::strange(what))?;
+            if let Some(ByKey(mut entry)) = unnumbered.take(key) {
+                if let Some(entry) = Arc::get_mut(&mut entry) {
+                    entry.number(revision);
+                }
+                loaded.push(entry);
             }
-            loaded.push(entry);
         }
     }
     loaded.extend(unnumbered.into_iter().map(|ByKey(entry)| entry));
     Ok(loaded)
+}
+
+/// Rows as many at a time as have arrived, because to watch the clock for each of a million takes a tenth of a second.
+pub(super) struct Arrived(Pin<Box<TryReadyChunks<RowStream>>>);
+
+/// As many rows at most are held twice.
+const MOST_AT_ONCE: usize = 256;
+
+impl Arrived {
+    pub(super) fn of(stream: RowStream) -> Self {
+        Self(Box::pin(stream.try_ready_chunks(MOST_AT_ONCE)))
+    }
+
+    /// The rows that have arrived, at least one; `None` at the end. Gives the stream up when it has stalled.
+    pub(super) async fn next(&mut self, what: &str) -> Result<Option<Vec<Row>>> {
+        let next = self
+            .0
+            .try_next()
+            .map_err(|TryReadyChunksError(_, error)| error);
+        moving(what, next).await
+    }
 }
 
 /// A row of `entries.sql`, not numbered yet.
