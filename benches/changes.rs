@@ -1,4 +1,5 @@
-//! Taking changes in: one at a time, among few and among many entries; and ten thousand at once that were missed.
+//! Taking changes in: one at a time, among few and among many entries; and ten thousand at once that were missed;
+//! and large writes.
 mod support;
 
 use std::cell::Cell;
@@ -9,8 +10,8 @@ use futures_util::{TryStreamExt, pin_mut};
 use support::entries::{filled, in_memory, memory_key};
 use support::postgres::{Database, Server};
 use support::{Case, Target, in_turn, latencies, row, table};
-use sync_config::Revision;
 use sync_config::prelude::*;
+use sync_config::{Batch, Revision};
 use tokio::runtime::Runtime;
 
 const MISSED: i64 = 10_000;
@@ -167,10 +168,48 @@ fn catching_up(runtime: &Runtime, server: &Server, each: i64) {
     runtime.block_on(full.remove());
 }
 
+/// A write looks each of its keys up; where it joined all with all, sixteen times the keys took 120 times as long.
+fn many_at_once(runtime: &Runtime, server: &Server) {
+    let database = runtime.block_on(filled(server, 0));
+    let config = runtime
+        .block_on(sync_config::connect(&database.url))
+        .unwrap();
+    let turn = Cell::new(0_u32);
+    let write = |keys: u32| {
+        turn.set(turn.get() + 1);
+        let put = |batch: Batch, number| batch.put(&memory_key(number), turn.get());
+        let batch = (0..keys).fold(Batch::new(), put);
+        let begin = Instant::now();
+        runtime.block_on(config.write(batch)).unwrap();
+        vec![(
+            "µs a key",
+            begin.elapsed().as_secs_f64() * 1e6 / f64::from(keys),
+        )]
+    };
+    let figures = in_turn(
+        9,
+        vec![
+            Case::new("a write of 1,000 keys", || write(1_000)),
+            Case::new("a write of 16,000 keys", || write(16_000)),
+        ],
+    );
+    table("Large writes");
+    row(
+        &figures[1],
+        &figures[0],
+        "µs a key",
+        "µs",
+        Target::AtMost(2.0),
+    );
+    runtime.block_on(config.shutdown()).unwrap();
+    runtime.block_on(database.remove());
+}
+
 fn main() {
     let runtime = Runtime::new().unwrap();
     one_at_a_time(&runtime);
     let server = Server::start();
+    many_at_once(&runtime, &server);
     catching_up(&runtime, &server, 1);
     catching_up(&runtime, &server, 1_000);
 }
