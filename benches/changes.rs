@@ -1,5 +1,12 @@
 //! Taking changes in: one at a time, among few and among many entries; and ten thousand at once that were missed;
 //! and large writes.
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run stops"
+)]
 mod support;
 
 use std::cell::Cell;

@@ -1,4 +1,11 @@
 //! The checksum, against a fold over a sorted map of the same texts.
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run stops"
+)]
 mod support;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,13 @@
 //!
 //! A start does more than load: it connects several times, looks at the schema, listens and proves that notices arrive. So
 //! the load is what a start on a full table takes longer than one on an empty table in the same round.
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run stops"
+)]
 mod support;
 
 use std::collections::HashMap;

@@ -1,4 +1,11 @@
 //! What an entry takes in memory, counted by the allocator of this process, and the most that is held on the way.
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run stops"
+)]
 mod support;
 
 use std::alloc::System;

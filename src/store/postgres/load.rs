@@ -21,6 +21,10 @@ use crate::error::Result;
 const NONE: [(&(dyn ToSql + Sync), Type); 0] = [];
 
 /// Reads every entry, in no order. `entries` and `keys` are the statements of those names.
+#[allow(
+    clippy::mutable_key_type,
+    reason = "an entry is compared and hashed by its key, which never changes"
+)]
 pub(super) async fn load(
     what: &str,
     view: &Transaction<'_>,
