@@ -265,11 +265,15 @@ impl SyncConfig for ConfigService {
     }
 
     fn with_entry(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
-        if !self.engine.cache.ready() {
-            return Err(Kind::NotReady.into());
+        if self.engine.cache.with(key, read) {
+            Ok(())
+        } else {
+            Err(Kind::NotReady.into())
         }
-        self.engine.cache.with(key, read);
-        Ok(())
+    }
+
+    fn peek(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
+        self.with_entry(key, read)
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>> {
