@@ -132,7 +132,7 @@ impl Bare {
 
 /// A connection that listens, and hands every notice over.
 pub(crate) struct Listening {
-    client: Client,
+    pub(crate) client: Client,
     task: JoinHandle<()>,
 }
 
