@@ -12,7 +12,8 @@ ALTER TABLE {table}
 DROP TABLE IF EXISTS {pending}, {journal}, {revision}, {key}, {head}, {meta}, {migration}, {consumer}, {trimmed};
 DROP SEQUENCE IF EXISTS {change};
 DROP FUNCTION IF EXISTS {fn_touch}(), {fn_on_insert}(), {fn_on_update}(), {fn_on_delete}(), {fn_on_truncate}(),
-    {fn_on_commit}(), {fn_seal}(), {fn_extend}(bigint, bigint), {fn_write}(text[], text[], bigint[], text, text, text),
+    {fn_on_commit}(), {fn_seal}(), {fn_number}(), {fn_put}(text, text, text, text),
+    {fn_put_group}(text[], text[], text, text), {fn_extend}(bigint, bigint), {fn_write}(text[], text[], bigint[], text, text, text),
     {fn_write_group}(text[], text[], bigint[], integer[], text, text, integer, text),
     {fn_write_in}(text[], text[], bigint[], text, text), {fn_changing}(),
     {fn_claim}(text, interval, text), {fn_report_audit}(bigint, bigint, text),

@@ -182,6 +182,19 @@ pub(crate) struct GroupAnswer {
     pub(crate) members: Vec<Member>,
 }
 
+impl GroupAnswer {
+    /// The answer of a transaction with one write that was decided.
+    pub(crate) fn only(mut self) -> Option<WriteAnswer> {
+        match self.members.pop() {
+            Some(Member::Answered(answered)) => Some(WriteAnswer {
+                committed: self.committed,
+                answered,
+            }),
+            Some(Member::Refused(_) | Member::Held) | None => None,
+        }
+    }
+}
+
 /// What became of one write of several.
 #[derive(Debug)]
 pub(crate) enum Member {

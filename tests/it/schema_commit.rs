@@ -180,7 +180,7 @@ async fn the_notice_asks_the_queue_first() {
     store
         .run(
             "DO $$ DECLARE body text; BEGIN
-                 body := replace(pg_get_functiondef('cfg_seal'::regproc), 'pg_notification_queue_usage()', '0.5');
+                 body := replace(pg_get_functiondef('cfg_number'::regproc), 'pg_notification_queue_usage()', '0.5');
                  EXECUTE body; END $$",
         )
         .await;

@@ -148,7 +148,7 @@ const TABLES: [&str; 9] = [
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 21] = [
+const FUNCTIONS: [&str; 24] = [
     "touch",
     "on_insert",
     "on_update",
@@ -156,7 +156,10 @@ const FUNCTIONS: [&str; 21] = [
     "on_truncate",
     "on_commit",
     "seal",
+    "number",
     "extend",
+    "put",
+    "put_group",
     "write",
     "write_group",
     "write_in",

@@ -21,7 +21,7 @@ pub const MAJOR: i32 = 1;
 const MIN_SERVER: i32 = 130_000;
 
 /// The migrations in their order. The text of one that was released never changes.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 9] = [
     (
         "0001_tables",
         include_str!("../../../sql/postgres/migrations/0001_tables.sql"),
@@ -53,6 +53,10 @@ const MIGRATIONS: [(&str, &str); 8] = [
     (
         "0008_large_writes",
         include_str!("../../../sql/postgres/migrations/0008_large_writes.sql"),
+    ),
+    (
+        "0009_lean",
+        include_str!("../../../sql/postgres/migrations/0009_lean.sql"),
     ),
 ];
 

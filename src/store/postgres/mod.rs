@@ -20,6 +20,7 @@ mod listener;
 pub(crate) mod migrate;
 mod prepare;
 mod probe;
+mod puts;
 mod queries;
 mod refusal;
 mod rows;

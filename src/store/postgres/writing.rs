@@ -3,12 +3,15 @@
 //! Guarantees: a statement is sent once, on a connection that nobody else uses meanwhile; whether it was sent at all is known
 //! when its time is over.
 
+use std::pin::Pin;
+
 use futures_util::pin_mut;
+use tokio::time::Sleep;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::queries::Queries;
-use super::{PostgresStore, fault, rows};
+use super::{PostgresStore, fault, puts, rows};
 use crate::core::{Revision, Value};
 use crate::error::{Error, Result};
 use crate::store::{GroupAnswer, WriteAnswer, WriteRequest};
@@ -19,6 +22,18 @@ impl PostgresStore {
     pub(super) async fn write_one(&self, request: &WriteRequest) -> Result<WriteAnswer> {
         let items = &request.items;
         let what = request.what();
+        let deadline = tokio::time::sleep(self.settings.request_timeout);
+        pin_mut!(deadline);
+        if puts::plain(request) {
+            if let [only] = items.as_slice() {
+                return self.put_one(request, only, deadline).await;
+            }
+            let several = [request];
+            let answer = self.put_several(&what, &several, deadline.as_mut());
+            if let Some(answer) = answer.await?.and_then(GroupAnswer::only) {
+                return Ok(answer);
+            }
+        }
         let columns = Columns::of(items.iter());
         let expected = columns.conditional.then_some(&columns.expected);
         let origin = self.instance_text();
@@ -30,7 +45,9 @@ impl PostgresStore {
             (&request.idempotency_key, Type::TEXT),
             (&origin, Type::TEXT),
         ];
-        let answer = self.send(&what, |queries| &queries.write, &params).await?;
+        let answer = self
+            .send(&what, deadline, |queries| &queries.write, &params)
+            .await?;
         let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
         rows::write_answer(items, &answer, self.instance)
             .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
@@ -39,6 +56,14 @@ impl PostgresStore {
     /// Writes several requests in one transaction, each decided by itself.
     pub(super) async fn write_several(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
         let what = format!("{} writes in one transaction", requests.len());
+        let deadline = tokio::time::sleep(self.settings.request_timeout);
+        pin_mut!(deadline);
+        if requests.iter().all(|request| puts::plain(request)) {
+            let answer = self.put_several(&what, requests, deadline.as_mut());
+            if let Some(answer) = answer.await? {
+                return Ok(answer);
+            }
+        }
         let columns = Columns::of(requests.iter().flat_map(|request| &request.items));
         let member = |(number, request): (i32, &&WriteRequest)| vec![number; request.items.len()];
         let members: Vec<i32> = (0..).zip(requests).flat_map(member).collect();
@@ -61,31 +86,30 @@ impl PostgresStore {
             (&origin, Type::TEXT),
         ];
         let answer = self
-            .send(&what, |queries| &queries.write_group, &params)
+            .send(&what, deadline, |queries| &queries.write_group, &params)
             .await?;
         let answer = answer.map_err(|error| fault::write(&what, &error, &[]))?;
         rows::group_answer(requests, &answer, self.instance)
             .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
     }
 
-    /// Runs a statement that writes, within the request timeout. The outer error means that it was not sent, or that
+    /// Runs a statement that writes, until the deadline. The outer error means that it was not sent, or that
     /// nobody knows what became of it; the inner one is the server's answer.
-    async fn send(
+    pub(super) async fn send(
         &self,
         what: &str,
+        mut deadline: Pin<&mut Sleep>,
         sql: fn(&Queries) -> &String,
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<std::result::Result<Vec<Row>, tokio_postgres::Error>> {
-        let deadline = tokio::time::sleep(self.settings.request_timeout);
-        pin_mut!(deadline);
         let ready = async { Ok::<_, Error>((self.prepared().await?, self.client(what).await?)) };
         let (prepared, client) = tokio::select! {
             ready = ready => ready?,
-            () = &mut deadline => return Err(Error::unavailable(what, "no connection in time")),
+            () = deadline.as_mut() => return Err(Error::unavailable(what, "no connection in time")),
         };
         let answer = tokio::select! {
             answer = client.query_typed(sql(&prepared.queries), params) => answer,
-            () = &mut deadline => return Err(Error::unknown(what, "no answer in time")),
+            () = deadline.as_mut() => return Err(Error::unknown(what, "no answer in time")),
         };
         client.answered(&answer);
         Ok(answer)
