@@ -7,9 +7,11 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use support::bare::{Bare, Limit, Listening, closed_loop, key, next, one_by_one};
+use support::etcd::{Etcd, EtcdClient};
 use support::postgres::{Database, Server};
-use support::{Case, Figures, Target, in_turn, latencies, row, smoke, table};
+use support::{Case, Target, in_turn, latencies, row, smoke, table};
 use sync_config::Batch;
 use sync_config::prelude::*;
 use tokio::runtime::Runtime;
@@ -119,6 +121,24 @@ fn connections<'a>(runtime: &'a Runtime, ground: &'a Ground, count: usize) -> Ca
     })
 }
 
+/// As many clients that put, each on a connection of its own.
+fn puts<'a>(runtime: &'a Runtime, clients: &'a Arc<Vec<EtcdClient>>) -> Case<'a> {
+    let count = clients.len();
+    Case::new(format!("{count} clients of etcd"), move || {
+        let clients = clients.clone();
+        let call = move |client: usize| {
+            let clients = clients.clone();
+            async move {
+                let turn = next();
+                let value = Limit::of(turn).json();
+                clients[client].put(&own(client, turn), &value).await;
+            }
+        };
+        let rate = runtime.block_on(closed_loop(count, time(), call));
+        vec![("rate", rate)]
+    })
+}
+
 /// Rows in a second, a hundred to a revision.
 fn hundreds<'a>(runtime: &'a Runtime, ground: &'a Ground) -> Case<'a> {
     Case::new("`write` of 100 keys", move || {
@@ -164,8 +184,8 @@ fn lone(runtime: &Runtime, ground: &Ground, disk: &str, target: Target) {
     row(&figures[1], &figures[0], "p99", "µs", Target::Told);
 }
 
-fn crowds(runtime: &Runtime, ground: &Ground, disk: &str) -> Vec<Figures> {
-    let cases = vec![
+fn crowds(runtime: &Runtime, ground: &Ground, disk: &str, etcd: Option<&Arc<Vec<EtcdClient>>>) {
+    let mut cases = vec![
         setters(runtime, ground, 1),
         connections(runtime, ground, 16),
         setters(runtime, ground, 16),
@@ -175,6 +195,7 @@ fn crowds(runtime: &Runtime, ground: &Ground, disk: &str) -> Vec<Figures> {
         singles(runtime, ground),
         hundreds(runtime, ground),
     ];
+    cases.extend(etcd.map(|clients| puts(runtime, clients)));
     let figures = in_turn(ROUNDS, cases);
     table(&format!("Writes a second, {disk}"));
     let told = |of: usize, base: usize, target| {
@@ -184,21 +205,28 @@ fn crowds(runtime: &Runtime, ground: &Ground, disk: &str) -> Vec<Figures> {
     told(4, 3, Target::AtLeast(12.0));
     told(5, 0, Target::AtLeast(20.0));
     told(7, 6, Target::AtLeast(15.0));
-    figures
+    if etcd.is_some() {
+        told(4, 8, Target::AtLeast(3.5));
+    }
 }
 
 fn main() {
     let runtime = Runtime::new().expect("a runtime");
     let server = Server::start();
+    let etcd = runtime.block_on(Etcd::start());
     runtime.block_on(support::bare::introduce(&server));
     let ground = runtime.block_on(Ground::on(&server));
     lone(&runtime, &ground, "this disk", Target::AtMost(1.35));
-    crowds(&runtime, &ground, "this disk");
-    drop((ground, server));
+    let clients = etcd.as_ref().map(|etcd| {
+        let clients = (0..64).map(|_| etcd.client());
+        Arc::new(runtime.block_on(join_all(clients)))
+    });
+    crowds(&runtime, &ground, "this disk", clients.as_ref());
+    drop((ground, server, clients, etcd));
 
     // Each flush waits for a millisecond, as on a disk of the slower sort.
     let server = Server::with(&["commit_delay=1000", "commit_siblings=0"]);
     let ground = runtime.block_on(Ground::on(&server));
     lone(&runtime, &ground, "slow disk", Target::AtMost(1.35));
-    crowds(&runtime, &ground, "slow disk");
+    crowds(&runtime, &ground, "slow disk", None);
 }

@@ -76,21 +76,29 @@ pub(crate) struct Bare {
     pub(crate) client: Client,
     upsert: Statement,
     notifying: Statement,
+    /// Of many rows at once.
+    all: Statement,
 }
 
 impl Bare {
     pub(crate) async fn connect(database: &Database) -> Self {
-        const UPSERT: &str = "INSERT INTO bare (key, value) VALUES ($1, $2::text::jsonb) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value, updated_at = now()";
+        const OVER: &str =
+            "ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value, updated_at = now()";
         let client = database.client().await;
-        let upsert = client.prepare(UPSERT).await.expect("prepare");
-        let notifying = format!(
-            "WITH put AS ({UPSERT} RETURNING key) SELECT pg_notify('bare', key || ' ' || $2) FROM put"
+        let one = format!("INSERT INTO bare (key, value) VALUES ($1, $2::text::jsonb) {OVER}");
+        let all = format!(
+            "INSERT INTO bare (key, value) SELECT k, $2::text::jsonb FROM unnest($1::text[]) k {OVER}"
         );
-        let notifying = client.prepare(&notifying).await.expect("prepare");
+        let notifying = |upsert: &str| {
+            format!(
+                "WITH put AS ({upsert} RETURNING key) SELECT pg_notify('bare', key || ' ' || $2) FROM put"
+            )
+        };
         Self {
+            upsert: client.prepare(&one).await.expect("prepare"),
+            notifying: client.prepare(&notifying(&one)).await.expect("prepare"),
+            all: client.prepare(&notifying(&all)).await.expect("prepare"),
             client,
-            upsert,
-            notifying,
         }
     }
 
@@ -99,6 +107,15 @@ impl Bare {
         let value = limit.json();
         self.client
             .execute(&self.notifying, &[&key, &value])
+            .await
+            .expect("a bare write");
+    }
+
+    /// Writes many keys in one transaction, with a notice for each.
+    pub(crate) async fn set_all(&self, keys: &[String], limit: Limit) {
+        let value = limit.json();
+        self.client
+            .execute(&self.all, &[&keys, &value])
             .await
             .expect("a bare write");
     }
@@ -115,7 +132,7 @@ impl Bare {
 
 /// A connection that listens, and hands every notice over.
 pub(crate) struct Listening {
-    client: Client,
+    pub(crate) client: Client,
     task: JoinHandle<()>,
 }
 

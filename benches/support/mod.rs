@@ -13,6 +13,7 @@
 
 pub(crate) mod bare;
 pub(crate) mod entries;
+pub(crate) mod etcd;
 pub(crate) mod postgres;
 
 use std::time::Instant;
@@ -198,6 +199,29 @@ pub(crate) fn row(case: &Figures, baseline: &Figures, figure: &str, unit: &str, 
         ratio.median,
         ratio.low,
         ratio.high
+    );
+}
+
+/// Prints the head of a table of figures that have a bound of their own, whatever a baseline says.
+pub(crate) fn bounds(title: &str) {
+    println!("\n### {title}\n");
+    println!("| what | times | median | 99th percentile | longest | bound | met |");
+    println!("|---|---|---|---|---|---|---|");
+}
+
+/// Prints one row of it: the 99th percentile must not pass the bound.
+pub(crate) fn bounded(what: &str, unit: &str, mut each: Vec<f64>, most: Option<f64>) {
+    each.sort_by(f64::total_cmp);
+    let [median, late, longest] = [0.5, 0.99, 1.0].map(|part| quantile(&each, part));
+    let (bound, met) = match most {
+        Some(most) if late <= most => (format!("≤ {most} {unit}"), "yes"),
+        Some(most) => (format!("≤ {most} {unit}"), "**no**"),
+        None => ("–".to_owned(), "–"),
+    };
+    let [median, late, longest] = [median, late, longest].map(short);
+    println!(
+        "| {what} | {} | {median} {unit} | {late} {unit} | {longest} {unit} | {bound} | {met} |",
+        each.len()
     );
 }
 
