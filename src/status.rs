@@ -160,6 +160,8 @@ pub struct HeartbeatStatus {
     pub mismatches: u64,
     /// Full resyncs done.
     pub resyncs: u64,
+    /// Those of them that a mismatch led to and that found nothing to put right here: somebody's checksum was wrong.
+    pub needless_resyncs: u64,
     /// Why the last one was done.
     pub last_cause: Option<String>,
 }

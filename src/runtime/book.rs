@@ -137,6 +137,11 @@ impl Book {
                     return;
                 }
                 pages.heartbeat.resyncs += 1;
+                let mismatch = matches!(
+                    cause,
+                    ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
+                );
+                pages.heartbeat.needless_resyncs += u64::from(mismatch && *changed == 0);
                 pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
                 let before = before.map_or_else(String::new, |before| before.to_string());
                 tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");

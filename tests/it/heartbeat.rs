@@ -94,6 +94,10 @@ async fn a_wrong_peer_costs_one_resync_and_then_ever_fewer() {
     // 0.4 s, 0.8 s, 1.6 s … of disbelief: at most four of the sixty led to a resync.
     assert!((1..=4).contains(&status.heartbeat.resyncs), "{status:?}");
     assert_eq!(
+        status.heartbeat.needless_resyncs, status.heartbeat.resyncs,
+        "none of them had anything to put right"
+    );
+    assert_eq!(
         status.heartbeat.last_cause.as_deref(),
         Some("peer mismatch")
     );
