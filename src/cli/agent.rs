@@ -5,6 +5,7 @@
 //! order; the others are the instance's history.
 
 mod book;
+mod gate;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use self::book::{Book, delivered, micros, place, show};
+use self::gate::Gate;
 use super::Failure;
 use super::args::Agent;
 use crate::core::{Cursor, Entry, Key, Revision, Value};
@@ -54,6 +56,15 @@ enum Order {
         state: bool,
     },
     Unsubscribe {
+        subscriber: String,
+    },
+    /// From here on the subscriber's callback does not come back.
+    Hold {
+        reply: u64,
+        subscriber: String,
+    },
+    Free {
+        reply: u64,
         subscriber: String,
     },
     Falsify {
@@ -115,6 +126,7 @@ pub(super) async fn agent(settings: Settings, options: Agent) -> std::result::Re
         book,
         writes: watch::Sender::new(0),
         subscriptions: Mutex::default(),
+        gate: Arc::default(),
     });
     tokio::spawn(agent.clone().follow());
     let mut orders = orders();
@@ -150,6 +162,7 @@ struct Instance {
     /// How many are under way.
     writes: watch::Sender<usize>,
     subscriptions: Mutex<HashMap<String, SubscriptionId>>,
+    gate: Arc<Gate>,
 }
 
 impl Instance {
@@ -198,6 +211,16 @@ impl Instance {
                 state,
             } => self.subscribe(subscriber, &filter, state),
             Order::Unsubscribe { subscriber } => self.unsubscribe(&subscriber),
+            Order::Hold { reply, subscriber } => {
+                self.gate.hold(&subscriber);
+                self.mark("held", &subscriber);
+                self.book.say(json!({ "reply": reply }));
+            }
+            Order::Free { reply, subscriber } => {
+                self.mark("freed", &subscriber);
+                self.gate.free(&subscriber);
+                self.book.say(json!({ "reply": reply }));
+            }
             Order::Falsify { reply, key, text } => {
                 let done = falsify(&self.service, &key, &text);
                 let told = done.err().map(|error| error.to_string());
@@ -214,6 +237,14 @@ impl Instance {
             }
             Order::Quit => {}
         }
+    }
+
+    /// Tells what is shown as a subscriber is held or freed.
+    fn mark(&self, kind: &str, subscriber: &str) {
+        self.book.note(|_| {
+            let place = place(self.service.snapshot().ok()?.cursor());
+            Some(json!({ "kind": kind, "subscriber": subscriber, "place": place }))
+        });
     }
 
     async fn write(self: Arc<Self>, write: Write) {
@@ -310,6 +341,7 @@ impl Instance {
                 "checksum": status.checksum.map(|checksum| checksum.to_string()),
                 "provenAgo": proven,
                 "took": micros(self.book.now() - begun),
+                "repairs": status.heartbeat,
             }))
         });
     }
@@ -322,11 +354,12 @@ impl Instance {
         };
         let filter = if state { filter.with_state() } else { filter };
         let (service, book, name) = (self.service.clone(), self.book.clone(), subscriber.clone());
-        let shows = subscriber == "all";
+        let (shows, gate) = (subscriber == "all", self.gate.clone());
         self.book.say(
             json!({ "kind": "subscribed", "subscriber": subscriber, "filter": scope, "from": null }),
         );
         let heard = move |event: &Event| {
+            gate.pass(&name);
             if shows {
                 show(&service, &book, event);
             }

@@ -475,6 +475,7 @@ async fn a_falsified_copy_is_found_by_the_heartbeat_and_repaired() {
     assert_eq!(one.checksum().unwrap(), two.checksum().unwrap());
     let status = two.status().heartbeat;
     assert!(status.mismatches >= 1 && status.resyncs >= 1, "{status:?}");
+    assert!(status.needless_resyncs < status.resyncs, "{status:?}");
     assert_eq!(
         store.settled().await.unwrap(),
         Revision::new(1),

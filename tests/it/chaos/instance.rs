@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::history::{Event, Outcome, Record, Status, Told};
+use super::history::{Event, Outcome, Place, Record, Repairs, Status, Told};
 use super::request::request;
 use super::run::{Run, at};
 use crate::support::program::{Server, program, signal};
@@ -32,6 +33,9 @@ pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("SYNC_CONFIG_REQUEST_TIMEOUT", "3s"),
     ("SYNC_CONFIG_LOCK_TIMEOUT", "1s"),
 ];
+
+/// So much is kept of an answer that nobody has defined.
+const TOLD: usize = 400;
 
 /// How long an instance has to answer a question about itself.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -56,6 +60,8 @@ pub(crate) struct Instance {
     /// Counts the answers over HTTP. Held while one is recorded.
     answers: Mutex<u64>,
     replies: Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>,
+    /// The newest revision that each subscriber was told of.
+    heard: Mutex<HashMap<String, Place>>,
 }
 
 /// What is asked of the present incarnation.
@@ -95,6 +101,7 @@ impl Instance {
             status: watch::Sender::new(None),
             answers: Mutex::default(),
             replies: Arc::default(),
+            heard: Mutex::default(),
         })
     }
 
@@ -201,7 +208,14 @@ impl Instance {
         match event {
             Event::Status(status) => self.learn(status),
             Event::Returned { operation, outcome } => self.run.returned(&operation, &outcome),
-            Event::Delivered { told, .. } => self.run.figures().hear(&told),
+            Event::Delivered {
+                subscriber,
+                place,
+                told,
+            } => {
+                self.run.figures().hear(&told);
+                self.heard.lock().unwrap().insert(subscriber, place);
+            }
             Event::Loaded { place, .. } | Event::Reset { place, .. } => {
                 self.run.know_epoch(&place.epoch);
             }
@@ -254,6 +268,18 @@ impl Instance {
         timeout(limit, reply).await.ok()?.ok()
     }
 
+    /// The newest place that a subscriber in an agent was told of.
+    pub(crate) fn heard(&self, subscriber: &str) -> Option<Place> {
+        self.heard.lock().unwrap().get(subscriber).cloned()
+    }
+
+    /// Records an answer that the interface does not have, for the checker to refuse.
+    pub(crate) fn unexpected(&self, incarnation: u32, what: impl std::fmt::Debug) {
+        let what = format!("{what:?}").chars().take(TOLD).collect();
+        let unexpected = Event::Unexpected { what };
+        self.run.book.note_of(&self.name, incarnation, unexpected);
+    }
+
     /// What an agent shows under a key.
     pub(crate) async fn ask_text(&self, key: &str) -> Option<String> {
         let told = self
@@ -277,7 +303,10 @@ impl Instance {
                 let begun = self.run.book.now();
                 let asked = request(life.address?, "GET", "/v1/status", &[], "");
                 let answer = timeout(ANSWER, asked).await.ok()??;
-                let body: Value = serde_json::from_str(&answer.body).ok()?;
+                let Ok(body) = serde_json::from_str::<Value>(&answer.body) else {
+                    self.unexpected(life.incarnation, answer);
+                    return None;
+                };
                 let status = self.status_of(&body, begun);
                 let told = Event::Status(status.clone());
                 self.saw(life.incarnation, answers, told);
@@ -302,6 +331,7 @@ impl Instance {
             checksum: text("checksum"),
             proven_ago: proven.map(|at| u64::try_from(ago(at)).unwrap()),
             took: at_micros - begun,
+            repairs: Repairs::deserialize(&body["heartbeat"]).unwrap_or_default(),
         }
     }
 

@@ -36,9 +36,16 @@ pub(crate) async fn watch(
         last = last.filter(|_| dice.roll(5) > 0);
         let from = last.as_deref().and_then(place);
         let path = format!("/v1/watch?prefix={prefix}");
-        let Ok(mut stream) = Stream::open(address, &path, last.as_deref()).await else {
-            sleep(Duration::from_millis(20)).await;
-            continue;
+        let mut stream = match Stream::open(address, &path, last.as_deref()).await {
+            Ok(stream) => stream,
+            Err(status) => {
+                // No answer, or one that it cannot serve at the moment.
+                if ![0, 503].contains(&status) {
+                    of.unexpected(life.incarnation, status);
+                }
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            }
         };
         let filter = match prefix {
             "" => Scope::All,
@@ -55,8 +62,13 @@ pub(crate) async fn watch(
             if let Some(id) = &message.id {
                 last = Some(id.clone());
             }
-            let Some((place, told)) = tell(&run, message, &mut parts) else {
-                continue;
+            let (place, told) = match tell(&run, message, &mut parts) {
+                Ok(Some(told)) => told,
+                Ok(None) => continue,
+                Err(message) => {
+                    of.unexpected(life.incarnation, message);
+                    break;
+                }
             };
             run.figures().hear(&told);
             note(Event::Delivered {
@@ -104,18 +116,28 @@ struct Changed<'a> {
     new: Option<&'a RawValue>,
 }
 
-/// What a message tells; nothing as long as only a part of a revision has come.
-fn tell(run: &Run, message: Message, parts: &mut Vec<Message>) -> Option<(Place, Told)> {
+/// What a message tells; nothing as long as only a part of a revision has come. The message itself if it is none of those
+/// that there are.
+fn tell(
+    run: &Run,
+    message: Message,
+    parts: &mut Vec<Message>,
+) -> Result<Option<(Place, Told)>, Message> {
     let place = message.id.as_deref().and_then(place);
     let event = message.event.clone();
+    let known = ["snapshot", "change", "progress"].contains(&event.as_str());
+    if !known || serde_json::from_str::<Data<'_>>(&message.data).is_err() {
+        return Err(message);
+    }
     parts.push(message);
-    let place = place?;
+    let Some(place) = place else {
+        return Ok(None);
+    };
     run.know_epoch(&place.epoch);
     let whole = std::mem::take(parts);
-    let data = whole.iter().map(|part| {
-        let parsed: Data<'_> = serde_json::from_str(&part.data).unwrap();
-        parsed
-    });
+    let data = whole
+        .iter()
+        .filter_map(|part| serde_json::from_str::<Data<'_>>(&part.data).ok());
     let told = match event.as_str() {
         "snapshot" => {
             let entries = data.flat_map(|part| part.entries);
@@ -137,8 +159,7 @@ fn tell(run: &Run, message: Message, parts: &mut Vec<Message>) -> Option<(Place,
             }
             Told::Changed(changes)
         }
-        "progress" => Told::Bookmark,
-        other => panic!("an event of another kind: {other}"),
+        _ => Told::Bookmark,
     };
-    Some((place, told))
+    Ok(Some((place, told)))
 }

@@ -136,8 +136,10 @@ async fn write(run: &Run, to: &Instance, dice: &mut Dice) {
     } else {
         to.ask_epoch(run, answer.as_ref()).await
     };
-    let outcome = outcome(answer, epoch, took < VISIBLE_WITHIN);
-    to.answer(life.incarnation, &operation, outcome);
+    match outcome(answer, epoch, took < VISIBLE_WITHIN) {
+        Ok(outcome) => to.answer(life.incarnation, &operation, outcome),
+        Err(answer) => to.unexpected(life.incarnation, answer),
+    }
 }
 
 /// The tag of a revision in the history that an instance shows at the moment.
@@ -171,27 +173,32 @@ impl Instance {
     }
 }
 
-fn outcome(answer: Option<Answer>, epoch: Option<String>, visible: bool) -> Outcome {
+/// What an answer says; the answer itself if the interface has none such.
+fn outcome(
+    answer: Option<Answer>,
+    epoch: Option<String>,
+    visible: bool,
+) -> Result<Outcome, Answer> {
     let Some(answer) = answer else {
         let why = "no answer".to_owned();
-        return Outcome::Unknown { why };
+        return Ok(Outcome::Unknown { why });
     };
     let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    match (answer.status, body["revision"].as_u64(), epoch) {
+    Ok(match (answer.status, body["revision"].as_u64(), epoch) {
         (200 | 201, Some(revision), Some(epoch)) => Outcome::Applied {
             place: at(&epoch, revision),
             changed: true,
             visible,
             replayed: false,
         },
-        (200 | 201, ..) => Outcome::Unknown {
+        (200 | 201, Some(_), None) => Outcome::Unknown {
             why: "applied, in an epoch that the answer does not tell".to_owned(),
         },
         (412, ..) => Outcome::Conflict,
         (504, ..) => Outcome::Unknown { why: answer.body },
         (404 | 503, ..) => Outcome::NotApplied { why: answer.body },
-        _ => panic!("{answer:?}"),
-    }
+        _ => return Err(answer),
+    })
 }
 
 /// Reads one key, or all of them at one revision.
@@ -210,22 +217,15 @@ async fn read(run: &Run, of: &Instance, dice: &mut Dice) {
         return;
     };
     let epoch = of.ask_epoch(run, Some(&answer)).await;
-    let (text, place) = match answer.status {
-        200 if exact => {
-            let Some(epoch) = epoch else { return };
-            let list: List<'_> = serde_json::from_str(&answer.body).unwrap();
-            let mut entries = list.entries.iter();
-            let found = entries.find(|entry| entry.key == key);
-            let text = found.map(|entry| entry.value.get().to_owned());
-            (text, Some(at(&epoch, list.revision)))
-        }
-        200 => {
-            let entry: Entry<'_> = serde_json::from_str(&answer.body).unwrap();
-            (Some(entry.value.get().to_owned()), None)
-        }
-        404 => (None, None),
-        503 => return,
-        _ => panic!("{answer:?}"),
+    let (text, revision) = match seen(&answer, &key, exact) {
+        Some(seen) => seen,
+        None if answer.status == 503 => return,
+        None => return of.unexpected(life.incarnation, answer),
+    };
+    let place = match (revision, epoch) {
+        (Some(revision), Some(epoch)) => Some(at(&epoch, revision)),
+        (Some(_), None) => return,
+        (None, _) => None,
     };
     let exact = place.is_some();
     let read = Event::Read {
@@ -235,6 +235,25 @@ async fn read(run: &Run, of: &Instance, dice: &mut Dice) {
         exact,
     };
     of.saw(life.incarnation, began, read);
+}
+
+/// The text of a key, and the revision at which all keys were listed.
+fn seen(answer: &Answer, key: &str, exact: bool) -> Option<(Option<String>, Option<u64>)> {
+    match answer.status {
+        200 if exact => {
+            let list: List<'_> = serde_json::from_str(&answer.body).ok()?;
+            let mut entries = list.entries.iter();
+            let found = entries.find(|entry| entry.key == key);
+            let text = found.map(|entry| entry.value.get().to_owned());
+            Some((text, Some(list.revision)))
+        }
+        200 => {
+            let entry: Entry<'_> = serde_json::from_str(&answer.body).ok()?;
+            Some((Some(entry.value.get().to_owned()), None))
+        }
+        404 if !exact => Some((None, None)),
+        _ => None,
+    }
 }
 
 #[derive(serde::Deserialize)]

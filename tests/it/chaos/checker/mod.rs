@@ -5,8 +5,10 @@
 //! excused is said by the history itself: a fault that concerns a process excuses it from being late until it is healed, and
 //! values that were altered on purpose excuse it from being right until then.
 
+mod causes;
 mod freshness;
 mod line;
+mod queues;
 mod reads;
 mod subscribers;
 #[cfg(test)]
@@ -26,6 +28,8 @@ pub(crate) struct Bounds {
     pub(crate) notice: Micros,
     /// News arrives, and a fault is come to terms with, after this.
     pub(crate) converge: Micros,
+    /// Revisions that wait for a subscriber at most, and those that are on their way to it.
+    pub(crate) queue: usize,
     /// Clocks of one machine agree so far, and a line is written so fast after what it tells.
     pub(crate) slack: Micros,
 }
@@ -107,13 +111,14 @@ impl Findings<'_> {
 type Validator = fn(&View<'_>, &mut Findings<'_>);
 
 /// Each guarantee with its validator.
-const VALIDATORS: [(&str, Validator); 24] = [
+const VALIDATORS: [(&str, Validator); 27] = [
     ("durable", writes::durable),
     ("not applied", writes::not_applied),
     ("idempotent", writes::idempotent),
     ("dense", writes::dense),
     ("commit order", writes::commit_order),
     ("conditions", writes::conditions),
+    ("answers", writes::answers),
     ("checksums", reads::checksums),
     ("monotonic", reads::monotonic),
     ("one past", reads::one_past),
@@ -126,9 +131,11 @@ const VALIDATORS: [(&str, Validator); 24] = [
     ("resets", subscribers::resets),
     ("bookmarks", subscribers::bookmarks),
     ("scope", subscribers::scope),
+    ("bounded", queues::bounded),
     ("proven", freshness::proven),
     ("mode", freshness::mode),
     ("starts", freshness::starts),
+    ("causes", causes::causes),
     ("convergence", freshness::convergence),
     ("end", freshness::end),
     ("unpinned", freshness::unpinned),

@@ -50,6 +50,8 @@ pub(super) struct Life<'a> {
     pub(super) shown: Vec<Shown<'a>>,
     pub(super) statuses: Vec<(&'a Record, &'a Status)>,
     pub(super) reads: Vec<&'a Record>,
+    /// Times at which a subscriber was held or freed, in order, with what was shown.
+    pub(super) held: Vec<(&'a Record, &'a str, &'a Place)>,
     /// The last one of its process, which is there at the end.
     pub(super) stays: bool,
 }
@@ -104,6 +106,8 @@ pub(super) struct View<'a> {
     pub(super) lives: BTreeMap<Name<'a>, Life<'a>>,
     pub(super) subscribers: BTreeMap<(Name<'a>, &'a str), Subscriber<'a>>,
     pub(super) faults: Vec<Fault<'a>>,
+    /// Answers that nobody has defined.
+    pub(super) unexpected: Vec<(&'a Record, &'a str)>,
     pub(super) end: End<'a>,
     /// For each line when answers told of its revisions, with the newest told by then.
     told: Vec<Times>,
@@ -127,6 +131,7 @@ impl<'a> View<'a> {
             lives: BTreeMap::new(),
             subscribers: BTreeMap::new(),
             faults: faults(records),
+            unexpected: Vec::new(),
             end,
             told: Vec::new(),
             begun: Vec::new(),
@@ -210,6 +215,11 @@ impl<'a> View<'a> {
                     known.ended = true;
                 }
             }
+            Event::Held { subscriber, place } | Event::Freed { subscriber, place } => {
+                let life = self.lives.entry(name).or_default();
+                life.held.push((record, subscriber, place));
+            }
+            Event::Unexpected { what } => self.unexpected.push((record, what)),
             Event::Invoked { .. }
             | Event::Returned { .. }
             | Event::Fault { .. }

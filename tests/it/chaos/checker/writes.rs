@@ -114,6 +114,13 @@ pub(super) fn not_applied(view: &View<'_>, findings: &mut Findings<'_>) {
     }
 }
 
+/// W5: each answer is one that the interface has.
+pub(super) fn answers(view: &View<'_>, findings: &mut Findings<'_>) {
+    for (record, what) in &view.unexpected {
+        findings.add(record, None, "an answer that the interface has", *what);
+    }
+}
+
 /// W5: sent again under the same idempotency key, a write makes at most one revision.
 pub(super) fn idempotent(view: &View<'_>, findings: &mut Findings<'_>) {
     for line in &view.lines {

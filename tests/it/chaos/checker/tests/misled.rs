@@ -61,6 +61,35 @@ pub(super) fn swallowed_lag(records: &mut Vec<Record>) {
     records.remove(lagged(records));
 }
 
+/// What the other instance's subscriber was told one by one waits for this one, too.
+pub(super) fn unbounded(records: &mut Vec<Record>) {
+    let at = lagged(records);
+    let freed = records[at].clone();
+    let Event::Delivered { place, .. } = &freed.event else {
+        panic!()
+    };
+    let newest = place.revision;
+    let told = records.iter().filter(|record| {
+        let Event::Delivered {
+            subscriber,
+            place,
+            told,
+        } = &record.event
+        else {
+            return false;
+        };
+        let missed = newest - 3 < place.revision && place.revision <= newest;
+        record.process == "i0" && subscriber == "all" && missed && changed(told)
+    });
+    let waited: Vec<_> = told
+        .map(|record| Record {
+            event: record.event.clone(),
+            ..freed.clone()
+        })
+        .collect();
+    records.splice(at..=at, waited);
+}
+
 pub(super) fn small_lag(records: &mut Vec<Record>) {
     let at = lagged(records);
     let Told::Lagged { missed, .. } = told_at(records, at) else {

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 
 use crate::chaos::checker::Bounds;
 use crate::chaos::history::{
-    Asked, Change, Condition, Event, Micros, Outcome, Place, Record, Request, Revision, Scope,
-    Status, Texts, Told, Truth, checksum,
+    Asked, Change, Condition, Event, Micros, Outcome, Place, Record, Repairs, Request, Revision,
+    Scope, Status, Texts, Told, Truth, checksum,
 };
 
 pub(super) const BOUNDS: Bounds = Bounds {
     notice: 3_000_000,
     converge: 5_000_000,
+    queue: 2,
     slack: 1_000,
 };
 
@@ -36,6 +37,7 @@ pub(super) struct Instance {
     subscribers: Vec<Subscriber>,
     proven: Micros,
     cut: Option<String>,
+    repairs: Repairs,
 }
 
 struct Subscriber {
@@ -70,6 +72,7 @@ impl World {
                 subscribers: Vec::new(),
                 proven: 0,
                 cut: None,
+                repairs: Repairs::default(),
             });
             world.start(number);
         }
@@ -122,6 +125,7 @@ impl World {
         let instance = &mut self.instances[at];
         (instance.place, instance.texts) = (Some(place.clone()), texts.clone());
         (instance.proven, instance.cut) = (self.now, None);
+        instance.repairs = Repairs::default();
         let checksum = checksum(&texts);
         let loaded = Event::Loaded {
             place,
@@ -359,6 +363,8 @@ impl World {
         instance.place = Some(place.clone());
         let checksum = checksum(&instance.texts);
         let reason = "fork".to_owned();
+        instance.repairs.resyncs += 1;
+        instance.repairs.last_cause = Some(reason.clone());
         self.told(
             at,
             Event::Reset {
@@ -383,15 +389,25 @@ impl World {
     }
 
     pub(super) fn block(&mut self, at: usize, subscriber: usize) {
-        let waiting = &mut self.instances[at].subscribers[subscriber].waiting;
-        waiting.get_or_insert(0);
+        let blocked = &mut self.instances[at].subscribers[subscriber];
+        if blocked.waiting.is_none() {
+            blocked.waiting = Some(0);
+            let subscriber = blocked.name.clone();
+            let place = self.instances[at].place.clone().unwrap();
+            self.told(at, Event::Held { subscriber, place });
+        }
     }
 
     /// Tells a subscriber that was blocked how much it missed, and the state.
     pub(super) fn unblock(&mut self, at: usize, subscriber: usize) {
         let subscriber = &mut self.instances[at].subscribers[subscriber];
-        let missed = subscriber.waiting.take().unwrap_or(0);
+        let Some(missed) = subscriber.waiting.take() else {
+            return;
+        };
         let (name, scope) = (subscriber.name.clone(), subscriber.scope.clone());
+        let place = self.instances[at].place.clone().unwrap();
+        let subscriber = name.clone();
+        self.told(at, Event::Freed { subscriber, place });
         if missed > 0 {
             let state = within(&self.instances[at].texts, &scope);
             self.deliver(at, &name, Told::Lagged { missed, state });
@@ -434,6 +450,7 @@ impl World {
             checksum: Some(checksum(&instance.texts)),
             proven_ago: Some(ago),
             took: 0,
+            repairs: instance.repairs.clone(),
         };
         self.told(at, Event::Status(status));
     }

@@ -5,7 +5,7 @@
 use super::misled::{
     beyond_the_filter, duplicated, early_bookmark, halved, missing, missing_at_the_end,
     other_bytes, other_old, reordered, resumed_at_r, resync, resync_left_out, resync_of_nothing,
-    small_lag, split, state_and_its_revision, swallowed_lag, wrong_state_after_lag,
+    small_lag, split, state_and_its_revision, swallowed_lag, unbounded, wrong_state_after_lag,
 };
 use super::{forked, judge, plain};
 use crate::chaos::history::{Condition, Event, Outcome, Place, Record, Told, Truth};
@@ -14,7 +14,7 @@ type History = fn() -> Vec<Record>;
 type Bug = fn(&mut Vec<Record>);
 
 /// A bug, the history that it is made in, the bug itself, and the guarantee that it breaks.
-const BUGS: [(&str, History, Bug, &str); 35] = [
+const BUGS: [(&str, History, Bug, &str); 39] = [
     ("a revision is not told", plain, missing, "complete or told"),
     (
         "the last revision is not told",
@@ -33,6 +33,25 @@ const BUGS: [(&str, History, Bug, &str); 35] = [
         plain,
         small_lag,
         "complete or told",
+    ),
+    ("a queue takes everything", plain, unbounded, "bounded"),
+    (
+        "a checksum is wrong where nothing was altered",
+        plain,
+        untrue_mismatch,
+        "causes",
+    ),
+    (
+        "a resync follows from nothing",
+        plain,
+        resync_for_nothing,
+        "causes",
+    ),
+    (
+        "an answer that the interface does not have",
+        plain,
+        unexpected_answer,
+        "answers",
     ),
     ("a revision is told twice", plain, duplicated, "once"),
     ("a stream resumes at r", plain, resumed_at_r, "once"),
@@ -419,6 +438,26 @@ fn proven_too_soon(records: &mut Vec<Record>) {
         (place.revision, place.rid) = (1, Some(rid.clone()));
         status.checksum = Some(checksum.clone());
     });
+}
+
+fn untrue_mismatch(records: &mut Vec<Record>) {
+    status_where(records, "push", |status| status.repairs.mismatches = 1);
+}
+
+fn resync_for_nothing(records: &mut Vec<Record>) {
+    status_where(records, "push", |status| {
+        status.repairs.resyncs = 1;
+        status.repairs.last_cause = Some("fork".to_owned());
+    });
+}
+
+fn unexpected_answer(records: &mut Vec<Record>) {
+    let answered = all(records, |event| matches!(event, Event::Returned { .. }))[0];
+    let mut again = records[answered].clone();
+    again.event = Event::Unexpected {
+        what: "418".to_owned(),
+    };
+    records.insert(answered, again);
 }
 
 fn outcome(records: &mut [Record], wanted: impl Fn(&Outcome) -> bool) -> &mut Outcome {
