@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::history::{Asked, Condition, Event, Outcome, Request};
 use super::instance::{Instance, Kind};
 use super::request::{Answer, request};
-use super::run::{Run, at};
+use super::run::{Run, asked, at};
 use crate::convergence::Dice;
 
 /// Keys that everybody writes: few, so that writers meet.
@@ -33,6 +33,17 @@ fn condition(run: &Run, key: &str, dice: &mut Dice) -> Option<Condition> {
         2 | 3 => Some(Condition::Revision(run.revision(key)?)),
         _ => None,
     }
+}
+
+/// A number under one key, in texts that are equal as numbers and differ as texts; often what it is already. Not for
+/// writers over HTTP, whose answers do not tell whether anything was changed.
+pub(crate) fn rescaled(dice: &mut Dice) -> (String, &'static str) {
+    let text = match dice.roll(3) {
+        0 => "1",
+        1 => "1.0",
+        _ => "1.00",
+    };
+    (format!("scale:{}", dice.roll(3)), text)
 }
 
 fn item(run: &Run, dice: &mut Dice) -> Asked {
@@ -77,7 +88,13 @@ fn some_write(run: &Run, dice: &mut Dice) -> Request {
     };
     let mut items: Vec<Asked> = Vec::new();
     for _ in 0..count {
-        let next = item(run, dice);
+        let next = match dice.roll(15) {
+            0 => {
+                let (key, text) = rescaled(dice);
+                asked(&key, Some(text))
+            }
+            _ => item(run, dice),
+        };
         if items.iter().all(|item| item.key != next.key) {
             items.push(next);
         }
