@@ -1,13 +1,17 @@
 //! Histories made up: good ones pass, and each fault is named by the guarantee that it breaks, and by no other.
 
 mod misled;
+mod misshown;
+mod miswritten;
 mod model;
 mod mutations;
 mod random;
 
+use self::misled::{changed, told};
 use self::model::{BOUNDS, World, delete, put};
+use self::mutations::truth;
 use super::{Report, check};
-use crate::chaos::history::{Asked, Condition, Record};
+use crate::chaos::history::{Asked, Condition, Event, FaultKind, Record};
 
 fn judge(records: &[Record]) -> Report {
     check(records, BOUNDS)
@@ -99,6 +103,35 @@ fn good_histories_pass_and_tell_how_long_healing_took() {
     assert_eq!(report.converged.len(), 2, "a cut and a kill");
     assert!(report.converged[0] > 0, "{:?}", report.converged);
     passes("forked", &forked());
+}
+
+/// A key that is absent when the subscribers begin is put and deleted; one of them is not told of the delete.
+fn delete_left_out() -> Vec<Record> {
+    let mut world = World::new(2);
+    world.say(Event::Fault {
+        fault: "altered".to_owned(),
+        what: FaultKind::Altered,
+        processes: Vec::new(),
+    });
+    world.say(Event::Healed {
+        fault: "altered".to_owned(),
+    });
+    for item in [put("a:1", 1), delete("a:1"), put("a:1", 2)] {
+        world.write(0, vec![item], true);
+        world.follow(1);
+    }
+    let mut records = world.finish();
+    let left_out = told(&records, "all", changed)[1];
+    records.remove(left_out);
+    records
+}
+
+#[test]
+fn only_what_an_audit_numbered_may_be_known_before_it_is_told() {
+    let mut records = delete_left_out();
+    assert_eq!(judge(&records).broken(), ["complete or told"]);
+    truth(&mut records).revisions[1].audited = true;
+    passes("foretold", &records);
 }
 
 #[test]
