@@ -212,7 +212,7 @@ pub(crate) async fn truth(client: &mut Client) -> Truth {
         .query_one("SELECT epoch::text, revision FROM sync_config_head", &[])
         .await
         .unwrap();
-    let journal = "SELECT r.revision, r.id::text, r.idempotency_key, j.key, j.old, j.new \
+    let journal = "SELECT r.revision, r.id::text, r.idempotency_key, j.key, j.old, j.new, r.mark = 'audit' \
         FROM sync_config_revision r LEFT JOIN sync_config_journal j ON j.change = r.change \
         ORDER BY r.revision, j.key COLLATE \"C\"";
     let mut revisions: Vec<Revision> = Vec::new();
@@ -226,6 +226,7 @@ pub(crate) async fn truth(client: &mut Client) -> Truth {
                 revision,
                 rid: row.get(1),
                 idempotency_key: row.get(2),
+                audited: row.get::<_, Option<bool>>(6) == Some(true),
                 changes: Vec::new(),
             });
         }

@@ -23,6 +23,9 @@ pub(crate) struct Figures {
     pub(crate) resets: u64,
     pub(crate) waits: u64,
     pub(crate) statuses: u64,
+    /// What was seen over HTTP, and how much of it while nothing else was.
+    pub(crate) seen: u64,
+    pub(crate) judged: u64,
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
     pub(crate) disordered: u64,
@@ -51,6 +54,8 @@ impl Figures {
             &mut self.resets,
             &mut self.waits,
             &mut self.statuses,
+            &mut self.seen,
+            &mut self.judged,
             &mut self.lost,
             &mut self.duplicated,
             &mut self.disordered,
@@ -71,6 +76,8 @@ impl Figures {
             other.resets,
             other.waits,
             other.statuses,
+            other.seen,
+            other.judged,
             other.lost,
             other.duplicated,
             other.disordered,
@@ -131,7 +138,7 @@ impl fmt::Display for Figures {
         sorted.sort_unstable();
         let millis = |percent| percentile(&sorted, percent).as_millis();
         writeln!(f, "| figure | count |\n| --- | ---: |")?;
-        let rows: [(&str, String); 18] = [
+        let rows: [(&str, String); 19] = [
             ("storms", self.storms.to_string()),
             ("seconds", self.seconds.to_string()),
             ("instances killed with SIGKILL", self.killed.to_string()),
@@ -168,6 +175,10 @@ impl fmt::Display for Figures {
                 self.waits.to_string(),
             ),
             ("looks at an instance's status", self.statuses.to_string()),
+            (
+                "looks over HTTP (nothing else was seen meanwhile)",
+                format!("{} ({})", self.seen, self.judged),
+            ),
             (
                 "revisions lost / duplicated / out of order",
                 format!("{} / {} / {}", self.lost, self.duplicated, self.disordered),

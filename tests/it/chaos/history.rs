@@ -285,6 +285,9 @@ pub(crate) struct Revision {
     pub(crate) revision: u64,
     pub(crate) rid: String,
     pub(crate) idempotency_key: Option<String>,
+    /// An audit found these changes in the table and numbered them; nobody wrote them.
+    #[serde(default)]
+    pub(crate) audited: bool,
     /// In byte order of the keys.
     pub(crate) changes: Vec<Change>,
 }

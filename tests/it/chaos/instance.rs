@@ -243,9 +243,12 @@ impl Instance {
     }
 
     /// Records what was seen over HTTP, unless something else was since that was asked for: then it may be older, rightly.
+    /// How many are left out is counted, and a storm in which that is more than half proves nothing.
     pub(crate) fn saw(&self, incarnation: u32, began: u64, seen: Event) {
         let mut answers = self.answers.lock().unwrap();
+        self.run.figures().seen += 1;
         if *answers == began {
+            self.run.figures().judged += 1;
             *answers += 1;
             self.run.book.note_of(&self.name, incarnation, seen);
         }

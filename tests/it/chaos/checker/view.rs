@@ -317,7 +317,8 @@ impl<'a> View<'a> {
             })
     }
 
-    /// Whether what a process holds was altered on purpose around that time.
+    /// Whether what a process holds was altered on purpose around that time. That excuses nothing but texts, of a process
+    /// whose memory was edited or, for the second that an audit takes, of all: what is told of revisions stays judged.
     pub(super) fn altered(&self, process: &str, at: Micros) -> bool {
         let alters = |fault: &&Fault<'_>| {
             matches!(fault.what, FaultKind::Falsified | FaultKind::Altered)
@@ -325,12 +326,6 @@ impl<'a> View<'a> {
         };
         let mut faults = self.faults.iter().filter(alters);
         faults.any(|fault| fault.from <= at && at <= fault.healed)
-    }
-
-    /// Whether rows were altered behind the triggers in this run.
-    pub(super) fn has_altered_rows(&self) -> bool {
-        let mut faults = self.faults.iter();
-        faults.any(|fault| *fault.what == FaultKind::Altered)
     }
 
     /// Whether a fault that concerns a process overlaps a time.

@@ -155,6 +155,8 @@ impl Storm {
         })
         .await;
         self.run.keep_all(false);
+        // Until an instance has reached the audit's revision it may show the altered rows at an earlier one.
+        self.converge(Instant::now()).await;
         course.healed()
     }
 }
