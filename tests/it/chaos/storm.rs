@@ -57,6 +57,11 @@ impl Storm {
         storm.calm().await;
         let mut figures = storm.run.figures().clone();
         drop(storm);
+        let (seen, judged) = (figures.seen, figures.judged);
+        assert!(
+            judged * 2 > seen,
+            "of {seen} looks over HTTP only {judged} are judged"
+        );
         verdict(seed, directory, &mut figures);
         (figures.storms, figures.seconds) = (1, begun.elapsed().as_secs());
         figures
@@ -258,12 +263,6 @@ pub(super) fn verdict(seed: u64, directory: &Path, figures: &mut Figures) {
         let found = found.filter(|violation| guarantees.contains(&violation.guarantee));
         found.count() as u64
     };
-    assert!(
-        figures.judged * 2 > figures.seen,
-        "of {} looks over HTTP only {} are judged",
-        figures.seen,
-        figures.judged
-    );
     figures.lost += of(&["durable", "complete or told"]);
     figures.duplicated += of(&["once", "idempotent"]);
     figures.disordered += of(&["ordered", "monotonic", "commit order"]);
