@@ -28,7 +28,7 @@ pub struct Status {
     pub entries: usize,
     /// How news arrives.
     pub mode: Mode,
-    /// Why it is not *push*.
+    /// Why it is not *push*; or what an operator has to do where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When this state was last proven equal to the table's head: the time the question was asked.

@@ -148,7 +148,7 @@ const TABLES: [&str; 9] = [
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 24] = [
+const FUNCTIONS: [&str; 26] = [
     "touch",
     "on_insert",
     "on_update",
@@ -173,6 +173,8 @@ const FUNCTIONS: [&str; 24] = [
     "consume",
     "advance",
     "forget",
+    "fork",
+    "owned",
 ];
 
 /// Every name of one store, ready to be put into an SQL text.
