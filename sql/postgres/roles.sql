@@ -40,8 +40,10 @@ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = :'sche
 \gexec
 GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"owner";
 GRANT USAGE ON SCHEMA :"schema" TO :"writer", :"reader", :"sql_writer";
--- Whoever may create beside the table could take a helper's name before the store does.
-REVOKE CREATE ON SCHEMA :"schema" FROM PUBLIC;
+-- Whoever may create beside the table could take a helper's name before the store does, which then refuses to be installed. The
+-- schema `public` may be others' too: there it is left to its owner.
+SELECT pg_catalog.format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', :'schema') WHERE :'schema' <> 'public'
+\gexec
 
 CREATE TABLE IF NOT EXISTS :"schema".:"table" (
     key varchar(255) COLLATE "C" PRIMARY KEY,

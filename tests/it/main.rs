@@ -28,6 +28,8 @@ mod listener_faults;
 mod lost_history;
 mod pgbouncer;
 mod retention;
+mod roles;
+mod roles_forked;
 mod schema;
 mod schema_adopt;
 mod schema_commit;

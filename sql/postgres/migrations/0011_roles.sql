@@ -22,15 +22,15 @@ CREATE OR REPLACE FUNCTION {fn_fork}(epoch uuid, revision bigint, id uuid) RETUR
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off SET lock_timeout = '5s' AS {body}
 DECLARE
-    found record;
+    present record;
     known uuid;
 BEGIN
-    SELECT h.* INTO found FROM {head} h FOR UPDATE;
-    IF found.epoch <> $1 THEN
-        RETURN found.epoch;
+    SELECT h.* INTO present FROM {head} h FOR UPDATE;
+    IF present.epoch <> $1 THEN
+        RETURN present.epoch;
     END IF;
-    known := CASE found.revision WHEN $2 THEN found.id ELSE (SELECT r.id FROM {revision} r WHERE r.revision = $2) END;
-    IF $2 <= found.revision AND (known IS NULL OR known = $3) THEN
+    known := CASE present.revision WHEN $2 THEN present.id ELSE (SELECT r.id FROM {revision} r WHERE r.revision = $2) END;
+    IF $2 <= present.revision AND (known IS NULL OR known = $3) THEN
         RAISE EXCEPTION 'the store does not contradict revision %', $2 USING ERRCODE = 'SC003';
     END IF;
     -- A clock that was put back does not count.
