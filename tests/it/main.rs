@@ -20,6 +20,7 @@ mod documents;
 mod experiments;
 mod failover;
 mod fleet;
+mod forged;
 mod ground;
 mod heartbeat;
 mod layers;

@@ -16,8 +16,7 @@ use crate::core::{Cursor, Epoch};
 /// A new epoch is asked for at most this often: it may be refused, or not be seen yet where this replica reads.
 const ROTATE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a new epoch that is not denied is hoped for. The database lets one be begun once a minute, and a standby needs
-/// less to catch up.
+/// How long a new epoch that is not denied is hoped for. The database lets one be begun once a minute.
 const HOPE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Default)]

@@ -392,9 +392,9 @@ impl Replica {
         if demand.attempts < MAX_ATTEMPTS {
             self.repair.demand(demand);
         } else {
-            self.tell(Told::ResyncPutOff {
-                cause: demand.cause,
-            });
+            let cause = demand.cause;
+            self.tell(Told::ResyncPutOff { cause });
+            self.learn(now, true, cause);
             self.repair.done(&mut self.actions, Some(demand), 0);
         }
         self.check_soon(now);

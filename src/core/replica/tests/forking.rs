@@ -114,7 +114,7 @@ fn who_fails_to_begin_an_epoch_for_long_shows_one_of_its_own() {
 }
 
 #[test]
-fn a_standby_that_lags_and_catches_up_loses_nothing() {
+fn a_server_that_lags_and_catches_up_loses_nothing() {
     let mut script = forked(Rotation::Failed);
     script.pass(2_000);
     assert_eq!(script.head(4, Some(3)), "page after 3");
