@@ -27,6 +27,7 @@ mod layers;
 mod lifecycle;
 mod listener_faults;
 mod lost_history;
+mod names;
 mod pgbouncer;
 mod retention;
 mod roles;

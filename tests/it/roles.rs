@@ -27,7 +27,7 @@ pub(crate) struct Store {
 }
 
 /// The client of the server's version, or any.
-fn psql() -> PathBuf {
+pub(crate) fn psql() -> PathBuf {
     let beside = find_binaries().map(|found| found.dir.join("psql"));
     beside
         .filter(|psql| psql.is_file())

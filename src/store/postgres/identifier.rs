@@ -369,6 +369,21 @@ mod tests {
     }
 
     #[test]
+    fn helpers_of_two_stores_collide_only_where_one_of_them_is_the_others_table() {
+        let relations: Vec<&str> = TABLES.into_iter().chain(OTHERS).collect();
+        for endings in [&FUNCTIONS[..], &relations] {
+            for (long, short) in endings
+                .iter()
+                .flat_map(|a| endings.iter().map(move |b| (a, b)))
+            {
+                assert!(!long.ends_with(&format!("_{short}")), "{long} {short}");
+            }
+            let longest = endings.iter().map(|ending| ending.len()).max();
+            assert!(longest.is_some_and(|longest| MAX_BYTES + 1 + longest < 64));
+        }
+    }
+
+    #[test]
     fn what_is_no_placeholder_stays() {
         assert_eq!(
             names("s", "t").render("'{}' {nothing} { {change} {"),
