@@ -56,6 +56,7 @@ mod settings_files;
 mod settings_secrets;
 #[cfg(feature = "cli")]
 mod state_file;
+mod stuck;
 mod subscribers;
 mod support;
 mod support_proxy;

@@ -9,6 +9,7 @@ use crate::fleet::{Seen, in_step, until_status};
 use crate::ground::{equal_to_the_table, head, start};
 use crate::lost_history::{back_up, restore, rewrite};
 use crate::roles::{Store, shut};
+use crate::schema_store::fails;
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
 const NEW_EPOCH: &str = "SELECT {fn_new_epoch}((SELECT epoch FROM {head}))";
@@ -217,5 +218,51 @@ async fn an_instance_that_may_not_write_yet_is_answered_on_its_own_epoch() {
         assert_never_wrong(&told.seen());
     }
     shut(&all).await;
+    store.end().await;
+}
+
+#[tokio::test]
+async fn an_epoch_is_begun_for_a_writer_on_evidence_and_once_a_minute() {
+    let store = Store::new("public", "sync_config").await;
+    let (owner, writer) = (store.client("owner").await, store.client("writer").await);
+    store
+        .run(&writer, "INSERT INTO {table} VALUES ('k', '1')")
+        .await;
+    let epoch = async || {
+        store
+            .one::<String>(&owner, "SELECT epoch::text FROM {head}")
+            .await
+    };
+    let first = epoch().await;
+    let genuine = "SELECT {fn_fork}(epoch, revision, id) FROM {head}";
+    let ahead = "SELECT {fn_fork}(epoch, revision + 1, gen_random_uuid()) FROM {head}";
+    let other = "SELECT {fn_fork}(epoch, revision, gen_random_uuid()) FROM {head}";
+    let stale = "SELECT {fn_fork}(gen_random_uuid(), revision + 1, id)::text FROM {head}";
+    assert_eq!(fails(&writer, &store.names.render(genuine)).await, "SC003");
+    assert_eq!(
+        store.one::<String>(&writer, stale).await,
+        first,
+        "begun by somebody else"
+    );
+    assert_eq!(epoch().await, first);
+    store.run(&writer, ahead).await;
+    let second = epoch().await;
+    assert_ne!(second, first);
+    for sql in [ahead, other] {
+        assert_eq!(fails(&writer, &store.names.render(sql)).await, "SC003");
+    }
+    assert_eq!(epoch().await, second, "not twice in a minute");
+    store
+        .run(
+            &owner,
+            "UPDATE {meta} SET forked_at = forked_at - interval '61 s'",
+        )
+        .await;
+    store.run(&writer, other).await;
+    assert_ne!(epoch().await, second);
+    let third = epoch().await;
+    store.run(&owner, ahead).await;
+    assert_ne!(epoch().await, third, "the owner needs no leave");
+    drop((owner, writer));
     store.end().await;
 }
