@@ -28,7 +28,7 @@ pub struct Status {
     pub entries: usize,
     /// How news arrives.
     pub mode: Mode,
-    /// Why it is not *push*.
+    /// Why it is not *push*; or what an operator has to do where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// When this state was last proven equal to the table's head: the time the question was asked.
@@ -50,8 +50,8 @@ pub struct Status {
     /// Named consumers of the journal that retention is about to pass, or has passed: their next revision is older than half
     /// of `event_retention`. The most urgent first, at most 20. Looked at every heartbeat, and four times in a retention.
     pub slow_consumers: Vec<SlowConsumer>,
-    /// Subscribers of this instance whose queue is more than half full, or that lagged within the last five minutes. The
-    /// fullest first, at most 20.
+    /// Subscribers of this instance whose queue is more than half full, that lagged within the last five minutes, or whose
+    /// callback has not returned for 5 s. The fullest first, at most 20.
     pub slow_subscribers: Vec<SlowSubscriber>,
 }
 
@@ -92,6 +92,9 @@ pub struct SlowSubscriber {
     /// When it was last told that it lagged.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
     pub lagged_at: Option<SystemTime>,
+    /// When its callback was called that has not returned for more than 5 s, perhaps never will.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    pub running_since: Option<SystemTime>,
 }
 
 /// A state that stands in for a database that was away at the start.

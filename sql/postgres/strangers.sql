@@ -9,13 +9,18 @@ WITH owner AS (
         (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = current_user))
 ), helper AS (
     SELECT c.oid, c.relowner, c.relkind, c.relrowsecurity, x.name,
+           EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'sync_config_insert') AS is_store,
            CASE x.name WHEN {change_literal} THEN 'S' WHEN {idempotency_literal} THEN 'i' ELSE 'r' END::"char" AS kind
     FROM pg_catalog.unnest({helper_literals}) x (name)
     JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(x.name)::oid
 ), reasons (place, reason) AS (
+    SELECT 0, 'the name ' || h.name || ' is taken by the table of another store, and a helper of this table would need it; '
+           || 'choose another table name'
+    FROM helper h WHERE h.is_store
+    UNION ALL
     SELECT 1, h.name || ' belongs to the role ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(h.relowner))
            || ' and not to ' || pg_catalog.quote_ident(o.rolname) || '; drop it, or if it is trusted give it to that role'
-    FROM helper h CROSS JOIN owner o WHERE h.relowner <> o.oid
+    FROM helper h CROSS JOIN owner o WHERE h.relowner <> o.oid AND NOT h.is_store
     UNION ALL
     SELECT 2, 'the function ' || p.oid::pg_catalog.regprocedure::text || ' belongs to the role '
            || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(p.proowner)) || ' and not to '
@@ -57,6 +62,6 @@ WITH owner AS (
                AND d.objid IN (SELECT a.oid FROM pg_catalog.pg_attrdef a WHERE a.adrelid = h.oid))
     ) s (problem)
     CROSS JOIN owner o
-    WHERE h.relowner = o.oid
+    WHERE h.relowner = o.oid AND NOT h.is_store
 )
 SELECT reason FROM reasons ORDER BY place, reason

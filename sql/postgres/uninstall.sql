@@ -19,4 +19,4 @@ DROP FUNCTION IF EXISTS {fn_touch}(), {fn_on_insert}(), {fn_on_update}(), {fn_on
     {fn_claim}(text, interval, text), {fn_report_audit}(bigint, bigint, text),
     {fn_reconcile}(text[], text[], text), {fn_trim}(interval, integer), {fn_new_epoch}(uuid),
     {fn_trim}(interval, integer, interval), {fn_sweep}(bigint, bigint, integer), {fn_consume}(text, boolean),
-    {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text);
+    {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text), {fn_fork}(uuid, bigint, uuid), {fn_owned}();

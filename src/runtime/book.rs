@@ -8,6 +8,10 @@ use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
 use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
+/// What an operator has to do where this program may not begin a new epoch.
+pub(super) const OWN_EPOCH: &str = "the database's history was replaced within its epoch, and no new one could be begun: another \
+     epoch is shown for it; run `sync-config new-epoch` as the table's owner";
+
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<Pages>);
 
@@ -155,6 +159,9 @@ impl Book {
             Told::Forked { ours } => {
                 pages.counters.forks += 1;
                 tracing::error!(revision = %ours.revision, epoch = %ours.epoch, "the database's history is not the one followed");
+            }
+            Told::OwnEpoch { stored, shown } => {
+                tracing::error!(epoch = %stored, shown_as = %shown, "{OWN_EPOCH}");
             }
         }
     }

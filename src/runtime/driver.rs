@@ -156,7 +156,7 @@ impl Driver {
                 self.errands.report_audit(revision, checksum);
             }
             Action::Reconcile { keys } => self.errands.reconcile(keys),
-            Action::RotateEpoch { expected } => self.errands.rotate(expected),
+            Action::RotateEpoch { lost } => self.errands.rotate(lost),
             // The engine has carried these out.
             Action::Publish(_) | Action::ResyncDone { .. } | Action::Tell(_) => {}
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::book::Book;
+use super::book::{Book, OWN_EPOCH};
 use super::cache::Cache;
 use super::clock::Clock;
 use super::followers::Followers;
@@ -144,7 +144,7 @@ impl Engine {
         let Some(committed) = committed else {
             return false;
         };
-        let epoch = committed.epoch;
+        let epoch = self.replica().shown_epoch(committed.epoch);
         let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
         self.feed(Input::Committed(committed));
         followed
@@ -160,7 +160,7 @@ impl Engine {
         deadline: Duration,
     ) -> bool {
         let mut shown = self.shown.subscribe();
-        let epoch = Some(epoch);
+        let epoch = Some(self.replica().shown_epoch(epoch));
         let seen = async {
             loop {
                 let cursor = *shown.borrow_and_update();
@@ -335,12 +335,12 @@ impl Engine {
         let replica = self.replica();
         let shown = self.current(&replica);
         let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
-        let stale = self.stale(&replica);
+        let (stale, own_epoch) = (self.stale(&replica), replica.has_own_epoch());
         drop(replica);
         let cursor = shown.as_ref().map(|shown| shown.snapshot.cursor());
         let checksum = shown.as_ref().map(|shown| shown.checksum());
         let (mode, reason) = match mode {
-            Mode::Push => (ShownMode::Push, None),
+            Mode::Push => (ShownMode::Push, own_epoch.then(|| OWN_EPOCH.to_owned())),
             Mode::Poll { why } => (ShownMode::Poll, Some(why)),
             Mode::Offline { why } => (ShownMode::Offline, Some(why)),
         };

@@ -15,8 +15,8 @@ use super::clock::Clock;
 use super::engine::{Engine, lock};
 use super::trim::trim;
 use crate::core::notice::Notice;
-use crate::core::replica::Input;
-use crate::core::{Checksum, Epoch, Key, Revision};
+use crate::core::replica::{Input, Rotation};
+use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::store::{Store, Task};
 
@@ -152,12 +152,16 @@ impl Errands {
         });
     }
 
-    /// Begins a new epoch, and says so whether it worked or not.
-    pub(super) fn rotate(&mut self, expected: Epoch) {
+    /// Begins a new epoch, and says what became of it.
+    pub(super) fn rotate(&mut self, lost: Cursor) {
         let (what, timeout) = ("beginning a new epoch", self.intervals.request_timeout);
         self.run(what, move |store, engine| async move {
-            let rotated = within(&engine.clock, what, timeout, store.rotate_epoch(expected)).await;
-            engine.feed(Input::Rotated);
+            let rotated = within(&engine.clock, what, timeout, store.rotate_epoch(lost)).await;
+            engine.feed(Input::Rotated(match &rotated {
+                Ok(()) => Rotation::Done,
+                Err(error) if error.is_denied() => Rotation::Denied,
+                Err(_) => Rotation::Failed,
+            }));
             rotated
         });
     }

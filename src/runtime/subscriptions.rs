@@ -4,6 +4,9 @@
 //! callback delays nobody else, unless as many block at once as there may be threads; a queue that overflows is told as lag
 //! with the state to go on from; once `remove` has returned, no callback of the subscription starts.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +28,9 @@ const QUEUE_BYTES: usize = 32 << 20;
 
 /// How long a subscriber that lagged is named: the default heartbeat, so that who looks that often sees it.
 const LATELY: Duration = Duration::from_secs(300);
+
+/// A callback that has run for longer is named: it should hand long work to somebody else.
+const LONG_CALL: Duration = Duration::from_secs(5);
 
 /// Gives the state at the newest revision while holding back newer ones.
 pub(crate) type StateSource = Arc<dyn Fn(&mut dyn FnMut(Arc<Snapshot>)) + Send + Sync>;
@@ -69,6 +75,8 @@ struct Queue {
     /// A thread is calling back or about to.
     busy: bool,
     call: Call,
+    /// When the callback that runs was called.
+    called_at: Option<Duration>,
     closed: bool,
 }
 
@@ -265,7 +273,7 @@ impl Subscription {
         }
         if let Some((event, weighs)) = queue.events.pop_front() {
             queue.bytes -= weighs;
-            queue.call = Call::Running;
+            self.calls(&mut queue);
             return Some(event);
         }
         if queue.missed == 0 {
@@ -284,7 +292,7 @@ impl Subscription {
             if queue.closed {
                 return;
             }
-            queue.call = Call::Running;
+            self.calls(&mut queue);
             queue.lagged_at = Some(self.tally.clock.wall());
             let missed = std::mem::take(&mut queue.missed) + queue.events.drain(..).len() as u64;
             queue.bytes = 0;
@@ -299,6 +307,11 @@ impl Subscription {
         event
     }
 
+    fn calls(&self, queue: &mut Queue) {
+        queue.call = Call::Running;
+        queue.called_at = Some(self.tally.clock.now());
+    }
+
     /// How it is slow, if it is.
     fn slow(&self, id: SubscriptionId, now: SystemTime) -> Option<SlowSubscriber> {
         let (behind, filling_behind) = self.filter.behind();
@@ -306,13 +319,16 @@ impl Subscription {
         let filling =
             queue.events.len() > QUEUE / 2 || queue.bytes > QUEUE_BYTES / 2 || filling_behind;
         let lagged_at = queue.lagged_at.filter(|at| *at + LATELY > now);
-        let slow = filling || queue.missed > 0 || lagged_at.is_some();
+        let long = |at: &Duration| *at + LONG_CALL < self.tally.clock.now();
+        let running_since = queue.called_at.filter(long);
+        let slow = filling || queue.missed > 0 || lagged_at.is_some() || running_since.is_some();
         slow.then(|| SlowSubscriber {
             id,
             name: self.filter.name.clone(),
             queued: (queue.events.len() + behind) as u64,
             missed: queue.missed,
             lagged_at,
+            running_since: running_since.map(|at| self.tally.clock.wall_at(at)),
         })
     }
 
@@ -344,7 +360,12 @@ impl Subscription {
     }
 
     fn note(&self, call: Call) {
-        lock(&self.queue).call = call;
+        let mut queue = lock(&self.queue);
+        queue.call = call;
+        if call == Call::Over {
+            queue.called_at = None;
+        }
+        drop(queue);
         self.called.notify_all();
     }
 }
@@ -386,74 +407,4 @@ fn shares(one: &Event, other: &Event) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::core::{Cause, Change, Cursor, Entry, Epoch, Key, Revision, RevisionId, Value};
-
-    fn cursor(number: u64) -> Cursor {
-        Cursor {
-            epoch: Epoch::from_u128(1),
-            revision: Revision::new(number),
-            id: RevisionId::from_u128(number.into()),
-        }
-    }
-
-    fn revision(number: u64, key: &str, text: &str) -> Event {
-        let entry = Entry::new(Key::stored(key), Value::stored(text), Revision::new(1), 0);
-        let change = Change {
-            key: Key::stored(key),
-            old: None,
-            new: Some(Arc::new(entry)),
-        };
-        Event::Changed(Arc::new(ChangeSet {
-            cursor: cursor(number),
-            cause: Cause::Remote,
-            changes: vec![change],
-        }))
-    }
-
-    /// Publishes four revisions while the callback is at the first, and answers what it was called with.
-    fn told(text: &str) -> Vec<String> {
-        let subscriptions = Subscriptions::new(Clock::start());
-        let (tell, told) = channel();
-        let gate = Arc::new(Mutex::new(()));
-        let (closed, opened) = (lock(&gate), gate.clone());
-        let callback = move |event: &Event| {
-            let event = match event {
-                Event::Changed(set) => set.revision().to_string(),
-                Event::Lagged { missed, .. } => format!("missed {missed}"),
-                other => format!("{other:?}"),
-            };
-            tell.send(event).unwrap();
-            drop(lock(&opened));
-        };
-        let state: StateSource =
-            Arc::new(|take| take(Arc::new(Snapshot::new(cursor(9), Vec::new()))));
-        subscriptions.add(Filter::all(), Box::new(callback), state, None);
-        let next = || told.recv_timeout(Duration::from_secs(20)).unwrap();
-        subscriptions.publish(&revision(1, "a", text));
-        let mut all = vec![next()];
-        for number in 2..=4 {
-            subscriptions.publish(&revision(number, "a", text));
-        }
-        drop(closed);
-        while all.last().unwrap() != "4" && !all.last().unwrap().starts_with("missed") {
-            all.push(next());
-        }
-        all
-    }
-
-    #[test]
-    fn a_queue_is_bounded_by_the_bytes_in_it_and_takes_one_revision_of_any_size() {
-        assert_eq!(told("1"), ["1", "2", "3", "4"]);
-        assert_eq!(told(&"1".repeat(QUEUE_BYTES / 4)), ["1", "2", "3", "4"]);
-        // Of three that are too large the first is taken.
-        assert_eq!(told(&"1".repeat(QUEUE_BYTES + 1)), ["1", "2", "missed 2"]);
-    }
 }

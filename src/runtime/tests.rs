@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::clock::Clock;
 use super::{Driver, Engine, Intervals};
 use crate::core::replica::{Config, EMPTY_READ_PAUSE, Head, Loaded, Page};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::Result;
 use crate::status::Mode;
 use crate::store::memory::MemoryDatabase;
@@ -68,8 +68,8 @@ impl Store for Defective {
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>> {
         self.inner.reconcile(keys).await
     }
-    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
-        self.inner.rotate_epoch(expected).await
+    async fn rotate_epoch(&self, lost: Cursor) -> Result<()> {
+        self.inner.rotate_epoch(lost).await
     }
     async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {
         self.inner.trim(keep, grace, batch).await

@@ -1,9 +1,11 @@
 //! The HTTP service: the configuration of a store for programs that speak HTTP.
 //!
 //! Guarantees: reads come from memory and go on while the database is away; a watcher gets every revision once, in order,
-//! or is told to begin anew with a snapshot; a client that does not read costs bounded memory; streams end at shutdown.
+//! or is told to begin anew with a snapshot; a client that does not read, or does not send, costs bounded memory and is let go;
+//! streams end at shutdown.
 //! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
 
+mod connections;
 mod entries;
 mod etag;
 mod gate;
@@ -24,11 +26,11 @@ use axum::http::Method;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 
+use self::connections::Patience;
 use self::problem::Problem;
 use crate::service::ConfigService;
 
@@ -95,24 +97,21 @@ pub(crate) async fn serve(
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         journal: Semaphore::new(MAX_JOURNAL_READERS),
     });
-    // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY is not to be had");
-        }
-    });
     let mut wait = stopped.clone();
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
-        stop.await;
-        stopping.send_replace(true);
-    });
+    let server = connections::serve(listener, router(app), Patience::default(), stopped);
+    let server = async {
+        let ((), ()) = tokio::join!(server, async move {
+            stop.await;
+            stopping.send_replace(true);
+        });
+    };
     let overdue = async {
         // The sender goes only after it has sent.
         drop(wait.wait_for(|stop| *stop).await);
         tokio::time::sleep(FAREWELL).await;
     };
     tokio::select! {
-        served = server => served,
+        () = server => Ok(()),
         () = overdue => {
             tracing::warn!("requests were still under way 5 s after the stop; they are cut off");
             Ok(())

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::core::replica::{Committed, Head, Loaded, Page};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
 
@@ -76,8 +76,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Numbers what was altered behind the triggers, given what the journal had led to. `None` if there was nothing.
     async fn reconcile(&self, keys: &[(Key, Option<Arc<str>>)]) -> Result<Option<Revision>>;
 
-    /// Begins a new epoch if the present one is `expected`.
-    async fn rotate_epoch(&self, expected: Epoch) -> Result<()>;
+    /// Begins a new epoch if the present one is that of `lost`, a revision that the store does not have any more.
+    async fn rotate_epoch(&self, lost: Cursor) -> Result<()>;
 
     /// Deletes at most `batch` revisions older than `keep`, oldest first, never the newest; those that a consumer has still
     /// to read when they are older by `grace`. Answers 0 when there is nothing to do: how many, or 1 for a part of one.

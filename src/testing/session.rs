@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::faults::{Fault, Faults};
 use crate::core::replica::{Head, Loaded, Page};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::runtime::Clock;
 use crate::store::{
@@ -166,9 +166,9 @@ impl Store for FaultyStore {
         self.inner.reconcile(keys).await
     }
 
-    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
+    async fn rotate_epoch(&self, lost: Cursor) -> Result<()> {
         self.reached("beginning a new epoch").await?;
-        self.inner.rotate_epoch(expected).await
+        self.inner.rotate_epoch(lost).await
     }
 
     async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {

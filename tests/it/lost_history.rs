@@ -21,7 +21,7 @@ const SAVED: [&str; 5] = [
 ];
 
 /// Remembers the store as a backup does.
-async fn back_up(client: &Client) {
+pub(crate) async fn back_up(client: &Client) {
     for table in SAVED {
         run(
             client,
@@ -32,7 +32,7 @@ async fn back_up(client: &Client) {
 }
 
 /// Brings the store back to the backup: what was committed since is gone, and its numbers will be given again.
-async fn restore(client: &Client) {
+pub(crate) async fn restore(client: &Client) {
     let copy = |table: &str| {
         format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved_{table}")
     };
@@ -40,7 +40,7 @@ async fn restore(client: &Client) {
 }
 
 /// Another content under the same revision numbers.
-async fn rewrite(client: &Client, upto: u64) {
+pub(crate) async fn rewrite(client: &Client, upto: u64) {
     while head(client).await < upto {
         let next = head(client).await + 1;
         run(client, &format!("INSERT INTO sync_config VALUES ('k', '\"second {next}\"') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value")).await;

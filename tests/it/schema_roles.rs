@@ -103,11 +103,15 @@ async fn a_writer_writes_and_cannot_forge() {
         "SELECT cfg_claim('audit', '1h', 'me'), cfg_report_audit(1, 1, 'me'), cfg_trim('1h', 10)",
     )
     .await;
-    run(&writer, "SELECT cfg_reconcile(ARRAY['a'], ARRAY['forged'], 'me'), cfg_new_epoch((SELECT epoch FROM cfg_head))").await;
+    run(
+        &writer,
+        "SELECT cfg_reconcile(ARRAY['a'], ARRAY['forged'], 'me')",
+    )
+    .await;
     run(
         &writer,
         "SELECT cfg_trim('1h', 10, '1h'); SELECT * FROM cfg_consume('me', true);
-         SELECT cfg_advance('me', h.epoch, h.revision, h.id, false) FROM cfg_head h; SELECT cfg_forget('me')",
+         SELECT cfg_advance('me', h.epoch, h.revision, h.id, false) FROM cfg_head h",
     )
     .await;
     for forgery in [
@@ -128,6 +132,8 @@ async fn a_writer_writes_and_cannot_forge() {
         "ALTER TABLE cfg DISABLE TRIGGER USER",
         "SET session_replication_role = replica",
         "SELECT cfg_extend(1, 1)",
+        "SELECT cfg_new_epoch((SELECT epoch FROM cfg_head))",
+        "SELECT cfg_forget('me')",
         // a definer trigger function on a table of one's own would journal what one likes
         "CREATE TABLE mine (key text, value jsonb); CREATE TRIGGER t AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows
              FOR EACH STATEMENT EXECUTE FUNCTION cfg_on_insert()",
@@ -167,6 +173,8 @@ async fn a_reader_reads_and_cannot_write() {
         "SELECT cfg_forget('me')",
         "SELECT FROM cfg_trimmed",
         "SELECT cfg_new_epoch(gen_random_uuid())",
+        "SELECT cfg_fork(gen_random_uuid(), 1, gen_random_uuid())",
+        "SELECT cfg_owned()",
         "SELECT FROM cfg_head FOR UPDATE",
         "DELETE FROM cfg_journal",
     ] {

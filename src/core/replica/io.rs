@@ -67,10 +67,21 @@ pub(crate) enum Input {
     ResyncAsked { ticket: u64 },
     /// This instance folded the table itself.
     Audited { cursor: Cursor, checksum: Checksum },
-    /// The answer to [`Action::RotateEpoch`], whether it worked or not.
-    Rotated,
+    /// The answer to [`Action::RotateEpoch`].
+    Rotated(Rotation),
     /// Somebody waits for a revision: look whether there is a newer one.
     Look,
+}
+
+/// What became of [`Action::RotateEpoch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// The database's epoch is no longer the one that was lost.
+    Done,
+    /// It will never be done for this program's role.
+    Denied,
+    /// It could not be done, or not yet.
+    Failed,
 }
 
 /// What the database says of its newest revision and of ours.
@@ -157,8 +168,9 @@ pub(crate) enum Action {
     },
     /// Let the database number what was altered behind its triggers: keys with the texts the journal had led to.
     Reconcile { keys: Vec<(Key, Option<Arc<str>>)> },
-    /// Begin a new epoch if the present one is still `expected`; answer [`Input::Rotated`].
-    RotateEpoch { expected: Epoch },
+    /// Begin a new epoch if the present one is still that of `lost`, a revision that the database does not have any more;
+    /// answer [`Input::Rotated`].
+    RotateEpoch { lost: Cursor },
     /// Show this to readers and subscribers, before anything else is handled.
     Publish(Publication),
     /// A resync asked for with these tickets ended and changed so many keys.
@@ -271,6 +283,11 @@ pub(crate) enum Told {
     },
     Forked {
         ours: Cursor,
+    },
+    /// Another history is shown under an epoch of this replica's own, since the database's has not changed.
+    OwnEpoch {
+        stored: Epoch,
+        shown: Epoch,
     },
 }
 

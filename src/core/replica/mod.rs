@@ -19,6 +19,7 @@
 
 #[cfg(feature = "testing")]
 mod falsify;
+mod fork;
 mod io;
 mod link;
 mod news;
@@ -29,9 +30,10 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use fork::Fork;
 pub(crate) use io::{
     Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Page,
-    Publication, Reaction, ResyncCause, SessionId, Told,
+    Publication, Reaction, ResyncCause, Rotation, SessionId, Told,
 };
 pub(crate) use link::EMPTY_READ_PAUSE;
 use link::{Demand, Ear, LISTEN_RETRY, Link, NONCE_GRACE, NONCE_TIMEOUT, Query, Session};
@@ -55,6 +57,7 @@ pub(crate) struct Replica {
     actions: VecDeque<Action>,
     heartbeat_at: Duration,
     repair: Repair,
+    fork: Fork,
     /// When the database last proved this state to be the newest: the time the question was sent.
     proven_at: Option<Duration>,
 }
@@ -76,6 +79,7 @@ impl Replica {
         let heartbeat_at = now + jittered(config.heartbeat_interval, &mut random);
         Self {
             repair: Repair::new(&config),
+            fork: Fork::default(),
             config,
             random,
             state: None,
@@ -92,7 +96,8 @@ impl Replica {
     }
 
     /// Takes in what happened. Actions come out of [`Replica::next_action`] afterwards, in order.
-    pub(crate) fn handle(&mut self, now: Duration, input: Input) {
+    pub(crate) fn handle(&mut self, now: Duration, mut input: Input) {
+        self.translate(&mut input);
         match input {
             Input::Tick => {}
             Input::Connected { session, listening } => self.connected(now, session, listening),
@@ -110,7 +115,7 @@ impl Replica {
                 self.repair.demand(demand);
             }
             Input::Audited { cursor, checksum } => self.audited(now, cursor, checksum),
-            Input::Rotated => self.repair.rotating = false,
+            Input::Rotated(rotation) => self.rotated(now, rotation),
             Input::Look => self.fetch_soon(),
         }
         self.advance(now);
@@ -433,12 +438,6 @@ impl Replica {
 
     fn tell(&mut self, told: Told) {
         self.actions.push_back(Action::Tell(told));
-    }
-}
-
-impl State {
-    fn checksum(&mut self) -> Checksum {
-        *self.checksum.get_or_insert_with(|| self.table.checksum())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{ClaimSource, Replica, State};
 use crate::core::history::History;
 use crate::core::notice::Notice;
 use crate::core::table::Table;
-use crate::core::{Cause, ChangeSet, Cursor, Entry, Journaled, Revision, Snapshot};
+use crate::core::{Cause, ChangeSet, Checksum, Cursor, Entry, Journaled, Revision, Snapshot};
 
 impl Replica {
     /// Whether what is shown was kept outside the database, which has not been asked since.
@@ -104,7 +104,7 @@ impl Replica {
         let other_id =
             head.own_id.is_some_and(|id| id != asked.id) || held.is_some_and(|id| id != head.id);
         if asked.epoch == cursor.epoch && (behind_us || other_id) {
-            self.forked(asked);
+            self.forked(now, asked);
             return;
         }
         let ahead = (head.revision > cursor.revision).then_some(head.revision);
@@ -192,7 +192,7 @@ impl Replica {
         if page.epoch != after.epoch {
             self.repair.demand(Demand::new(ResyncCause::NewEpoch, now));
         } else if page.anchor.is_some_and(|id| id != after.id) {
-            self.forked(after);
+            self.forked(now, after);
         } else if cut || (!anchored && page.head > after.revision) {
             // Revisions that follow another past than ours would be applied unseen.
             self.repair
@@ -221,7 +221,7 @@ impl Replica {
             return;
         }
         if revision == next && committed.anchor.is_some_and(|id| id != cursor.id) {
-            self.forked(cursor);
+            self.forked(now, cursor);
             return;
         }
         self.take(now, committed.epoch, committed.journaled, Cause::Local);
@@ -245,7 +245,7 @@ impl Replica {
                 Some(id) if id == journaled.id => true,
                 Some(_) => {
                     let ours = state.cursor;
-                    self.forked(ours);
+                    self.forked(now, ours);
                     false
                 }
                 None => {
@@ -305,7 +305,7 @@ impl Replica {
             (Some(state), Some(demand))
                 if replaces || loaded.cursor.epoch != state.cursor.epoch =>
             {
-                self.replace(loaded, demand, asked, sent);
+                self.replace(now, loaded, demand, (asked, sent));
             }
             (Some(_), Some(demand)) => {
                 self.repair.verifying = Some((loaded, demand));
@@ -346,11 +346,15 @@ impl Replica {
     }
 
     /// Another history, or one that cannot be followed any more, takes the place of ours.
-    fn replace(&mut self, loaded: Loaded, demand: Demand, asked: Option<Cursor>, sent: Duration) {
-        let Some(state) = &mut self.state else {
-            return;
-        };
-        let (ours, cursor) = (state.cursor, loaded.cursor);
+    fn replace(
+        &mut self,
+        now: Duration,
+        loaded: Loaded,
+        mut demand: Demand,
+        (asked, sent): (Option<Cursor>, Duration),
+    ) {
+        let Some(ours) = self.cursor() else { return };
+        let mut cursor = loaded.cursor;
         let overtaken = asked != Some(ours);
         let behind = cursor.epoch == ours.epoch && cursor.revision < ours.revision;
         let other_id = cursor.revision == ours.revision && cursor.id != ours.id;
@@ -362,15 +366,24 @@ impl Replica {
         let rewritten = behind || (cursor.epoch == ours.epoch && other_id);
         if rewritten && demand.cause != ResyncCause::Fork {
             // Reading again would find the same: what we held when we asked is not there.
+            demand.not_before = demand.not_before.max(self.fork_pause());
             self.repair.demand(demand);
-            self.forked(ours);
+            self.forked(now, ours);
             return;
         }
+        let Some(epoch) = self.epoch_of(now, cursor, &demand) else {
+            return;
+        };
+        let anew = epoch != ours.epoch;
+        cursor.epoch = epoch;
+        let Some(state) = &mut self.state else {
+            return;
+        };
         let before = state.checksum();
         self.repair.loaded(loaded.audit);
         let table = Table::build(loaded.entries);
         let changes = state.table.difference(&table);
-        let cause = if cursor.epoch == ours.epoch || demand.cause == ResyncCause::Fork {
+        let cause = if !anew || demand.cause == ResyncCause::Fork {
             demand.cause
         } else {
             ResyncCause::NewEpoch
@@ -388,18 +401,10 @@ impl Replica {
         let changed = self.repair.last_changed;
         self.repair.done(&mut self.actions, Some(demand), changed);
     }
+}
 
-    /// The past was rewritten. Whoever proves it begins a new epoch, so that nobody mistakes the two.
-    fn forked(&mut self, ours: Cursor) {
-        if self.repair.rotating {
-            return;
-        }
-        self.repair.rotating = true;
-        self.tell(Told::Forked { ours });
-        self.actions.push_back(Action::RotateEpoch {
-            expected: ours.epoch,
-        });
-        self.repair
-            .demand(Demand::new(ResyncCause::Fork, Duration::ZERO));
+impl State {
+    pub(super) fn checksum(&mut self) -> Checksum {
+        *self.checksum.get_or_insert_with(|| self.table.checksum())
     }
 }

@@ -90,6 +90,10 @@ impl Repair {
         });
     }
 
+    pub(super) fn take_fork(&mut self) -> Option<Demand> {
+        self.demand.take_if(|owed| owed.cause == ResyncCause::Fork)
+    }
+
     /// When a snapshot is owed.
     pub(super) fn due(&self) -> Option<Duration> {
         if self.rotating {
@@ -118,14 +122,7 @@ impl Repair {
     /// A whole table came: audits before it say nothing about it. Nor does a fork that was proven of the table before it:
     /// if there is another, the next page proves it anew, and begins an epoch for it.
     pub(super) fn loaded(&mut self, audit: Option<AuditReport>) {
-        if let Some(owed) = self.demand.take_if(|owed| owed.cause == ResyncCause::Fork)
-            && !owed.tickets.is_empty()
-        {
-            self.demand = Some(Demand {
-                cause: ResyncCause::Asked,
-                ..owed
-            });
-        }
+        self.let_fork_go();
         self.audits_seen = audit.map_or(0, |audit| audit.number);
         self.verifying = None;
         self.ahead_peer = None;
@@ -172,7 +169,8 @@ impl Replica {
             return;
         };
         if hears {
-            let (epoch, revision, instance) = (cursor.epoch, cursor.revision, self.config.instance);
+            let epoch = self.stored_epoch(cursor.epoch);
+            let (revision, instance) = (cursor.revision, self.config.instance);
             let notice = Notice::Heartbeat {
                 epoch,
                 revision,
@@ -394,9 +392,9 @@ impl Replica {
         if demand.attempts < MAX_ATTEMPTS {
             self.repair.demand(demand);
         } else {
-            self.tell(Told::ResyncPutOff {
-                cause: demand.cause,
-            });
+            let cause = demand.cause;
+            self.tell(Told::ResyncPutOff { cause });
+            self.learn(now, true, cause);
             self.repair.done(&mut self.actions, Some(demand), 0);
         }
         self.check_soon(now);

@@ -243,7 +243,8 @@ impl Store for MemoryStore {
         Ok(Some(sealed.revision))
     }
 
-    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
+    async fn rotate_epoch(&self, lost: Cursor) -> Result<()> {
+        let expected = lost.epoch;
         let mut content = self.shared.content();
         if content.epoch == expected {
             content.epoch = Epoch::from_u128(self.sources.bits());

@@ -148,7 +148,7 @@ const TABLES: [&str; 9] = [
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 25] = [
+const FUNCTIONS: [&str; 27] = [
     "touch",
     "on_insert",
     "on_update",
@@ -174,6 +174,8 @@ const FUNCTIONS: [&str; 25] = [
     "consume",
     "advance",
     "forget",
+    "fork",
+    "owned",
 ];
 
 /// Every name of one store, ready to be put into an SQL text.
@@ -365,6 +367,21 @@ mod tests {
             names.render("{body}{text}"),
             "$sync_config1$$sync_config_text$"
         );
+    }
+
+    #[test]
+    fn helpers_of_two_stores_collide_only_where_one_of_them_is_the_others_table() {
+        let relations: Vec<&str> = TABLES.into_iter().chain(OTHERS).collect();
+        for endings in [&FUNCTIONS[..], &relations] {
+            for (long, short) in endings
+                .iter()
+                .flat_map(|a| endings.iter().map(move |b| (a, b)))
+            {
+                assert!(!long.ends_with(&format!("_{short}")), "{long} {short}");
+            }
+            let longest = endings.iter().map(|ending| ending.len()).max();
+            assert!(longest.is_some_and(|longest| MAX_BYTES + 1 + longest < 64));
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ use self::lent::Lent;
 use self::listener::PgListener;
 use self::prepare::Prepared;
 use super::{Consumers, GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
-use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
+use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
@@ -283,16 +283,22 @@ impl Store for PostgresStore {
             .and_then(rows::revision))
     }
 
-    async fn rotate_epoch(&self, expected: Epoch) -> Result<()> {
-        let prepared = self.prepared().await?;
-        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&expected.to_string(), Type::TEXT)];
-        self.call(
-            "beginning a new epoch",
-            &prepared.queries.new_epoch,
-            &params,
-        )
-        .await?;
-        Ok(())
+    async fn rotate_epoch(&self, lost: Cursor) -> Result<()> {
+        let (what, queries) = ("beginning a new epoch", &self.prepared().await?.queries);
+        let params: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&lost.epoch.to_string(), Type::TEXT),
+            (&rows::number(lost.revision), Type::INT8),
+            (&lost.id.to_string(), Type::TEXT),
+        ];
+        match self.call(what, &queries.fork, &params).await {
+            // A schema that the owner has not upgraded yet asks for no evidence.
+            Err(error) if error.is_older_schema() => {
+                let params = params.get(..1).unwrap_or_default();
+                self.call(what, &queries.new_epoch, params).await
+            }
+            begun => begun,
+        }
+        .map(|_| ())
     }
 
     async fn trim(&self, keep: Duration, grace: Duration, batch: u32) -> Result<u64> {

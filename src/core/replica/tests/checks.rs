@@ -48,10 +48,9 @@ impl World {
                         "a resync's changes do not lead to its snapshot: {set:?}"
                     ));
                 }
-                let fork = std::mem::take(&mut self.hosts[at].fork_told);
-                let back =
-                    set.cursor.epoch == before.epoch && set.cursor.revision < before.revision;
-                if back && !(fork && cause == ResyncCause::Fork) {
+                let same = set.cursor.epoch == before.epoch;
+                let back = same && set.cursor.revision < before.revision;
+                if back || same && cause == ResyncCause::Fork {
                     self.fail(format!("{:?} went back to {:?}", before, set.cursor));
                 }
                 (set.cursor, folded)

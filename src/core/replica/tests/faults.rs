@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::world::{Item, World};
-use crate::core::replica::{Input, Loaded, Replica};
+use crate::core::replica::{Input, Loaded, Replica, Rotation};
 use crate::core::{Entry, Value};
 
 impl World {
@@ -31,7 +31,7 @@ impl World {
         // A repair that was lost with its process is done at another audit, which the worlds' time may not reach.
         host.items.retain(|item| matches!(item, Item::Reconcile(_)));
         (host.open, host.asking, host.view, host.proven_at) = (None, None, None, None);
-        (host.missed, host.fork_told) = (true, false);
+        host.missed = true;
         host.asked.clear();
         let kept = cursor.and_then(|cursor| {
             let (texts, _) = self.database.truth.states.get(&cursor)?;
@@ -77,7 +77,7 @@ impl World {
             | Item::Send(_)
             | Item::Audit { .. }
             | Item::Report(..) => None,
-            Item::Rotate(_) => Some(Item::Deliver(Input::Rotated, None)),
+            Item::Rotate(_) => Some(Item::Deliver(Input::Rotated(Rotation::Failed), None)),
             kept @ (Item::Reconcile(_) | Item::Deliver(..)) => Some(kept),
         };
         host.items.extend(instead);

@@ -3,6 +3,7 @@
 mod checks;
 mod faults;
 mod following;
+mod forking;
 mod model;
 mod reference;
 mod repairing;

@@ -6,7 +6,7 @@ use super::script::{EPOCH, LATER_EPOCH, ME, Script, Texts, cursor, own, revision
 use super::world::config;
 use crate::core::Revision;
 use crate::core::notice::Notice;
-use crate::core::replica::Input;
+use crate::core::replica::{Input, Rotation};
 
 const HELD: Texts<'_> = &[("a", "1"), ("b", "2")];
 const OTHER: Texts<'_> = &[("a", "9"), ("b", "2")];
@@ -22,7 +22,7 @@ fn another_anchor_is_a_fork_and_begins_a_new_epoch() {
         "a=1 b=2",
         "served until the snapshot is here"
     );
-    assert_eq!(script.feed(Input::Rotated), "snapshot");
+    assert_eq!(script.feed(Input::Rotated(Rotation::Done)), "snapshot");
     let said = script.snapshot_of(cursor(LATER_EPOCH, 2, 102), &[("b", "2")]);
     assert_eq!(said, "resynced fork 2 a:1>-; page after 2");
 }
@@ -92,13 +92,12 @@ fn a_fork_that_was_proven_of_an_older_table_does_not_replace_the_next_one() {
     let mut script = Script::ready();
     script.pass(2_000);
     assert_eq!(script.head(2, None), "forked; rotate");
-    assert_eq!(script.feed(Input::Rotated), "snapshot");
+    assert_eq!(script.feed(Input::Rotated(Rotation::Done)), "snapshot");
     let again = script.committed(Some(103), own(4, &[("a", "5")]));
-    assert_eq!(again, "forked; rotate", "while the snapshot streams");
-    let said = script.snapshot(2, &[("b", "2")]);
+    assert_eq!(again, "rotate", "while the snapshot streams");
+    let said = script.snapshot_of(cursor(LATER_EPOCH, 2, 2), &[("b", "2")]);
     assert!(said.starts_with("resynced fork 2"), "{said}");
-    script.page(Some(2), &[]);
-    let said = script.feed(Input::Rotated);
+    let said = script.feed(Input::Rotated(Rotation::Done));
     assert_eq!(said, "", "nothing is known against this table");
 }
 
@@ -158,13 +157,17 @@ fn a_snapshot_behind_what_we_held_is_a_fork_and_not_read_for_ever() {
     script.page(Some(3), &[revision(5, &[("a", "7")])]);
     let said = script.snapshot(2, HELD);
     assert_eq!(said, "forked; rotate; page after 3");
-    assert_eq!(script.feed(Input::Rotated), "");
+    assert_eq!(script.feed(Input::Rotated(Rotation::Done)), "");
     assert_eq!(script.page(None, &[]), "snapshot");
+    let said = script.snapshot(2, HELD);
+    assert_eq!(said, "page after 3", "what was begun is not seen here yet");
     assert_eq!(
-        script.snapshot(2, HELD),
-        "resynced fork 2; page after 2",
-        "it did not work"
+        script.page(Some(103), &[]),
+        "",
+        "nor asked for again at once"
     );
+    assert_eq!(script.pass(2_000), "head of 3");
+    assert_eq!(script.head(2, None), "rotate");
 }
 
 #[test]
@@ -398,7 +401,7 @@ fn a_request_outlives_a_fork() {
     script.ask_resync(7);
     script.snapshot(5, HELD);
     assert_eq!(script.page(Some(103), &[]), "forked; rotate");
-    script.feed(Input::Rotated);
+    script.feed(Input::Rotated(Rotation::Done));
     let said = script.snapshot_of(cursor(LATER_EPOCH, 3, 103), HELD);
     assert_eq!(said, "resynced fork 3; done [7] 0; page after 3");
 }
@@ -411,4 +414,22 @@ fn proof_of_freshness_dates_from_the_question() {
     script.now += Duration::from_secs(1);
     script.head(3, Some(3));
     assert_eq!(script.replica.proven_at(), Some(asked_at));
+}
+
+#[test]
+fn a_claim_that_writes_outrun_again_and_again_makes_its_peer_less_believable() {
+    let mut script = Script::ready();
+    let mut put_off = 0;
+    for _ in 0..300 {
+        script.heartbeat(3, OTHER);
+        let mut said = script.pass(1_100);
+        // every snapshot is of a revision that is none of ours
+        while said.contains("snapshot") {
+            said = script.snapshot_of(cursor(EPOCH, 3, 203), HELD);
+            put_off += usize::from(said.contains("put off"));
+        }
+        script.page(Some(3), &[]);
+        script.head(3, Some(3));
+    }
+    assert!((1..=6).contains(&put_off), "{put_off} in 330 s");
 }

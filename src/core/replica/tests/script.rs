@@ -270,6 +270,7 @@ impl Script {
             Told::AuditAgreed { .. } => "agreed".to_owned(),
             Told::ResyncPutOff { .. } => "put off".to_owned(),
             Told::Forked { .. } => "forked".to_owned(),
+            Told::OwnEpoch { .. } => "own epoch".to_owned(),
             Told::HeartbeatHeard { .. } | Told::Resynced { .. } => return None,
         })
     }

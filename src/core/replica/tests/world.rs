@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reference::{Database, Texts};
 use crate::core::notice::Notice;
 use crate::core::replica::{
-    Action, Committed, Config, EMPTY_READ_PAUSE, Input, Replica, SessionId, Told,
+    Action, Committed, Config, EMPTY_READ_PAUSE, Input, Replica, Rotation, SessionId, Told,
 };
 use crate::core::{Checksum, Cursor, Epoch, Key, Revision};
 
@@ -65,7 +65,6 @@ pub(super) struct Host {
     pub(super) proven_at: Option<Duration>,
     /// What was shown, and until when.
     pub(super) shown: Vec<(Cursor, Duration)>,
-    pub(super) fork_told: bool,
     pub(super) asked: BTreeSet<u64>,
     pub(super) queries: usize,
     pub(super) snapshots: usize,
@@ -117,7 +116,6 @@ impl World {
             view: None,
             proven_at: None,
             shown: Vec::new(),
-            fork_told: false,
             asked: BTreeSet::new(),
             queries: 0,
             snapshots: 0,
@@ -281,12 +279,12 @@ impl World {
                     self.notify_head();
                 }
             }
-            Item::Rotate(expected) => {
-                if database.rotate(now, Some(expected)) {
+            Item::Rotate(lost) => {
+                if database.rotate(now, Some(lost)) {
                     self.notify_head();
                     self.rewritten();
                 }
-                return Some(Item::Deliver(Input::Rotated, None));
+                return Some(Item::Deliver(Input::Rotated(Rotation::Done), None));
             }
             Item::Deliver(input, answers) => {
                 if answers.is_some() && host.asking == answers {
@@ -379,7 +377,7 @@ impl World {
             Action::Reconcile { keys } => {
                 Item::Reconcile(keys.into_iter().map(|(key, _)| key).collect())
             }
-            Action::RotateEpoch { expected } => Item::Rotate(expected),
+            Action::RotateEpoch { lost } => Item::Rotate(lost.epoch),
             Action::Publish(publication) => return self.publish(at, publication),
             Action::ResyncDone { tickets, .. } => {
                 for ticket in tickets {
@@ -407,7 +405,6 @@ impl World {
     fn told(&mut self, at: usize, told: &Told) {
         match told {
             Told::Forked { .. } => {
-                self.hosts[at].fork_told = true;
                 if !self.restored {
                     self.fail(format!("{told:?} although there is one history"));
                 }

@@ -1,0 +1,1 @@
+SELECT {fn_fork}($1::text::uuid, $2, $3::text::uuid)::text

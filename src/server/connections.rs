@@ -1,0 +1,396 @@
+//! The connections of the HTTP service, which clients hold as long as they like, within bounds.
+//!
+//! Guarantees: at most 2,000 connections at once, further ones wait to be accepted; one that does not send the head of a
+//! request within 30 s, be it the first or the next, is closed; so is one that takes nothing of its answer for 60 s. What a
+//! connection holds, the state of which an answer is made included, is free then. A request's body is bounded elsewhere.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
+
+/// How long an accept that failed is waited with, as without file descriptors: they become free when others end.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) connections: usize,
+    pub(super) head: Duration,
+    pub(super) stall: Duration,
+}
+
+impl Default for Patience {
+    /// As many connections as there may be streams, and as many again for requests beside them. 30 s are what a pool of
+    /// connections keeps an idle one for; a network that moves nothing for 60 s has lost its other end.
+    fn default() -> Self {
+        Self {
+            connections: 2 * super::MAX_STREAMS,
+            head: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Serves until `stop` says so, then until all requests under way have ended. Dropped before, it cuts them off.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(patience.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let place = places.clone().acquire_owned();
+        let accepted = async { (place.await, listener.accept().await) };
+        let (place, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = stopped(&mut stop) => break,
+        };
+        let tcp = match accepted {
+            Ok((tcp, _)) => tcp,
+            Err(error) if is_the_clients(&error) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted; trying again");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            connection(tcp, router, patience, stop).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection to its end.
+async fn connection(
+    tcp: TcpStream,
+    router: Router,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY is not to be had");
+    }
+    let io = TokioIo::new(Patient::new(tcp, patience.stall));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender nobody could ask for a stop any more.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Whether a connection was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionRefused | ConnectionAborted | ConnectionReset
+    )
+}
+
+/// A socket that gives up on a peer which takes nothing for too long.
+struct Patient {
+    tcp: TcpStream,
+    stall: Duration,
+    /// Runs while the socket takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(tcp: TcpStream, stall: Duration) -> Self {
+        Self {
+            tcp,
+            stall,
+            stalled: None,
+        }
+    }
+
+    fn judge<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stall = self.stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
+        stalled
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        self.judge(context, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.tcp).poll_write_vectored(context, bytes);
+        self.judge(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::Body;
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// What an answer is made of, counted while it is held.
+    struct Held(Arc<AtomicUsize>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Server {
+        address: SocketAddr,
+        held: Arc<AtomicUsize>,
+        stop: watch::Sender<bool>,
+        task: JoinHandle<()>,
+    }
+
+    impl Server {
+        async fn start(connections: usize, head: u64, stall: u64) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stop, stopped) = watch::channel(false);
+            let held: Arc<AtomicUsize> = Arc::default();
+            let holds = held.clone();
+            let endless = move || {
+                holds.fetch_add(1, Ordering::SeqCst);
+                let held = Held(holds.clone());
+                let pieces = stream::repeat_with(move || {
+                    let _used = &held;
+                    Ok::<_, std::convert::Infallible>(vec![b'x'; 100_000])
+                });
+                std::future::ready(Body::from_stream(pieces))
+            };
+            let router = Router::new()
+                .route("/", get(|| std::future::ready("here")))
+                .route("/endless", get(endless));
+            let patience = Patience {
+                connections,
+                head: Duration::from_millis(head),
+                stall: Duration::from_millis(stall),
+            };
+            let task = tokio::spawn(serve(listener, router, patience, stopped));
+            Self {
+                address,
+                held,
+                stop,
+                task,
+            }
+        }
+
+        async fn send(&self, text: &str) -> TcpStream {
+            let mut tcp = TcpStream::connect(self.address).await.unwrap();
+            tcp.write_all(text.as_bytes()).await.unwrap();
+            tcp
+        }
+
+        /// Asks for `/` and reads until the server closes.
+        async fn ask(&self) -> String {
+            let head = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            let mut tcp = self.send(head).await;
+            let mut text = String::new();
+            timeout(LONG, tcp.read_to_string(&mut text))
+                .await
+                .unwrap()
+                .unwrap();
+            text
+        }
+
+        async fn until_held(&self, count: usize) {
+            let held = async {
+                while self.held.load(Ordering::SeqCst) != count {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(LONG, held).await.unwrap();
+        }
+    }
+
+    /// Waits until the server closes.
+    async fn closed(mut tcp: TcpStream) {
+        let mut sink = Vec::new();
+        // A reset is an end too.
+        drop(timeout(LONG, tcp.read_to_end(&mut sink)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_half_a_request_or_none_is_closed_and_others_get_their_turn() {
+        let server = Server::start(4, 200, 60_000).await;
+        let mut half = Vec::new();
+        for text in [
+            "",
+            "G",
+            "GET / HTTP/1.1\r\nHost: loc",
+            "GET / HTTP/1.1\r\nX: y\r\n",
+        ] {
+            half.push(server.send(text).await);
+        }
+        // All places are taken: this one waits for the others' end, and no longer.
+        assert!(server.ask().await.ends_with("here"));
+        for tcp in half {
+            closed(tcp).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_a_byte_now_and_then_is_closed_all_the_same() {
+        let server = Server::start(4, 300, 60_000).await;
+        let (mut reader, mut writer) = server.send("GET / HTTP/1.1\r\nX: ").await.into_split();
+        let drip = async {
+            while writer.write_all(b"x").await.is_ok() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let end = async {
+            let mut sink = Vec::new();
+            drop(reader.read_to_end(&mut sink).await);
+        };
+        timeout(LONG, async { tokio::join!(drip, end) })
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_kept_and_not_used_is_closed() {
+        let server = Server::start(4, 200, 60_000).await;
+        closed(
+            server
+                .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await,
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_reads_its_answer_is_let_go_with_all_that_it_holds() {
+        let server = Server::start(4, 60_000, 300).await;
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(
+                server
+                    .send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .await,
+            );
+        }
+        server.until_held(3).await;
+        assert!(server.ask().await.ends_with("here"));
+        server.until_held(0).await;
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_is_served_on() {
+        let server = Server::start(4, 60_000, 400).await;
+        let mut slow = server
+            .send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        let mut piece = vec![0; 4_000_000];
+        for _ in 0..8 {
+            sleep(Duration::from_millis(100)).await;
+            slow.read_exact(&mut piece).await.unwrap();
+        }
+        assert_eq!(server.held.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_what_is_idle_at_once_and_waits_for_answers() {
+        let server = Server::start(4, 60_000, 200).await;
+        let idle = server.send("").await;
+        let silent = server
+            .send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        server.until_held(1).await;
+        server.stop.send_replace(true);
+        closed(idle).await;
+        timeout(LONG, server.task).await.unwrap().unwrap();
+        assert_eq!(server.held.load(Ordering::SeqCst), 0);
+        drop(silent);
+    }
+}
