@@ -12,6 +12,8 @@
 mod disk;
 mod format;
 mod keeper;
+#[cfg(feature = "testing")]
+pub(crate) mod tested;
 #[cfg(test)]
 mod tests;
 
