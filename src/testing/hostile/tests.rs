@@ -22,7 +22,7 @@ fn inputs(target: &Target) -> impl Strategy<Value = Vec<u8>> + use<> {
     let piece = prop_oneof![
         6 => select(target.words).prop_map(|word| word.as_bytes().to_vec()),
         2 => ".{0,4}".prop_map(text),
-        1 => any::<char>().prop_map(|character| text(character.to_string())),
+        1 => any::<char>().prop_map(move |character| text(character.to_string())),
         1 => "[0-9a-zA-Z:/=-]{1,12}".prop_map(text),
         1 => prop::collection::vec(any::<u8>(), 0..4),
     ];
