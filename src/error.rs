@@ -1,21 +1,18 @@
 //! The one error of the library: opaque, with predicates that say what to do.
 //!
 //! Guarantees: a message names what was tried, on which key, setting or query, and the bound; it never holds a value, a
-//! password or a URL.
+//! password or a URL. It is one line, and steers no terminal, whatever a server, a file or a caller put into it.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::core::{DecodeError, Key, KeyError, Prefix, Revision, ValueError};
+use crate::core::{DecodeError, Key, KeyError, MAX_SHOWN, Prefix, Revision, ValueError, shown};
 
 /// What this library's fallible functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why something did not work. Ask the predicates rather than the text.
 pub struct Error(Box<Kind>);
-
-/// Characters of a setting's text that a message shows at most: it stands in one line of a log.
-const MAX_SHOWN: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Kind {
@@ -158,7 +155,7 @@ impl Error {
             | Kind::Retryable { what, .. }
             | Kind::OutcomeUnknown { what, .. }
             | Kind::Timeout { what, .. } => {
-                let named = format!("key \"{}", prefix.as_str().escape_debug());
+                let named = format!("key \"{}", shown(prefix.as_str()));
                 *what = what.replacen(&named, "key \"", 1);
             }
             Kind::Key(_)
@@ -310,7 +307,8 @@ impl fmt::Debug for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        // Whatever was put into it, by a server, a file or a caller, it stays one line.
+        fmt::Display::fmt(&shown(&self.0.to_string()), f)
     }
 }
 
@@ -361,7 +359,7 @@ mod tests {
     #[test]
     fn a_view_names_its_own_keys() {
         let prefix = Prefix::parse("a\"b:").unwrap();
-        let error = Error::unavailable("writing key \"a\\\"b:k\"", "gone").within(&prefix);
+        let error = Error::unavailable("writing key \"a\"b:k\"", "gone").within(&prefix);
         assert!(
             error.to_string().starts_with("writing key \"k\":"),
             "{error}"

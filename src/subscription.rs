@@ -278,7 +278,7 @@ impl Follower {
             None => None,
             Some(Err(error)) => {
                 let revision = new.as_ref().map_or(0, |entry| entry.revision().get());
-                tracing::warn!(key = %self.key.escape_debug(), revision, %error, "a subscriber's value has another type");
+                tracing::warn!(key = %self.key, revision, %error, "a subscriber's value has another type");
                 return None;
             }
         };

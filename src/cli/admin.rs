@@ -2,13 +2,13 @@
 
 use super::Failure;
 use super::args::Migrate;
-use super::out::{print, say};
+use super::out::{plain, print, print_json, say};
 use crate::settings::Settings;
 use crate::store::postgres::admin::Admin;
 
 pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(), Failure> {
     if options.print {
-        return print(Admin::script(&settings).await?);
+        return plain(Admin::script(&settings).await?);
     }
     let admin = Admin::new(&settings)?;
     if options.uninstall {
@@ -38,7 +38,7 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
             "{table}: {total} rows are beyond the bounds of key or value; they are served, but an update has to make them fit:"
         ));
         for key in &migrated.out_of_bounds {
-            say(format_args!("  {}", key.escape_debug()));
+            say(format_args!("  {}", key));
         }
     }
     Ok(())
@@ -49,5 +49,5 @@ pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
     say(format_args!(
         "a new epoch has begun; instances and watchers load anew"
     ));
-    print(serde_json::json!({ "old": old, "new": new }))
+    print_json(serde_json::json!({ "old": old, "new": new }))
 }

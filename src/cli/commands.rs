@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::args::Set;
-use super::out::{print, say};
-use crate::core::{Entry, Key, MAX_VALUE_BYTES, Revision, Value};
+use super::out::{print, print_json, say};
+use crate::core::{Entry, Key, MAX_VALUE_BYTES, Revision, Value, shown};
 use crate::error::{Error, Kind};
 use crate::service::{Builder, ConfigService};
 use crate::settings::Settings;
@@ -25,7 +25,7 @@ pub(super) async fn get(settings: Settings, key: &str) -> Result<(), Failure> {
     let entry = service.get(&key);
     service.shutdown().await?;
     match entry? {
-        Some(entry) => print(entry.as_json()),
+        Some(entry) => print_json(entry.as_json()),
         None => Err(Failure::Missing(key.to_string())),
     }
 }
@@ -50,7 +50,9 @@ pub(super) async fn set(settings: Settings, set: Set) -> Result<(), Failure> {
     let written = write(settings, Batch::new().put_value(&key, value, precondition)).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
     let revision = entry.map_or(written.revision(), |entry| entry.revision());
-    print(serde_json::json!({ "key": key, "revision": revision, "changed": written.changed() }))
+    print_json(
+        serde_json::json!({ "key": key, "revision": revision, "changed": written.changed() }),
+    )
 }
 
 pub(super) async fn delete(settings: Settings, key: &str) -> Result<(), Failure> {
@@ -58,7 +60,7 @@ pub(super) async fn delete(settings: Settings, key: &str) -> Result<(), Failure>
     if !written.changed() {
         return Err(Failure::Missing(key.to_owned()));
     }
-    print(serde_json::json!({ "key": key, "revision": written.revision() }))
+    print_json(serde_json::json!({ "key": key, "revision": written.revision() }))
 }
 
 pub(super) async fn list(settings: Settings, prefix: &str, as_json: bool) -> Result<(), Failure> {
@@ -73,7 +75,7 @@ pub(super) async fn list(settings: Settings, prefix: &str, as_json: bool) -> Res
             .map(|entry| json(&EntryView(entry)))
             .collect();
         let (revision, views) = (snapshot.revision(), views.join(","));
-        print(format_args!(
+        print_json(format_args!(
             "{{\"revision\":{revision},\"entries\":[{views}]}}"
         ))
     } else {
@@ -91,7 +93,7 @@ pub(super) async fn status(settings: Settings) -> Result<(), Failure> {
         say(format_args!("sync-config: {error}"));
     }
     match serde_json::to_string_pretty(&status) {
-        Ok(text) => print(text),
+        Ok(text) => print_json(text),
         Err(error) => Err(Failure::Other(error.to_string())),
     }
 }
@@ -126,30 +128,17 @@ fn stdin() -> Result<String, Failure> {
 }
 
 fn table(entries: &[Arc<Entry>]) -> Result<(), Failure> {
-    // A control character would break the table, or do worse to the terminal.
-    let shown = |text: &str| -> String {
-        text.chars()
-            .flat_map(|c| {
-                let (plain, escaped) = if c.is_control() {
-                    (None, Some(c.escape_default()))
-                } else {
-                    (Some(c), None)
-                };
-                plain.into_iter().chain(escaped.into_iter().flatten())
-            })
-            .collect()
-    };
     let width = entries
         .iter()
-        .map(|entry| shown(entry.key()).chars().count());
+        .map(|entry| entry.key().to_string().chars().count());
     let width = width.max().unwrap_or(0).max("KEY".len());
     print(format_args!(
         "{:<width$}  {:>10}  {:<27}  VALUE",
         "KEY", "REVISION", "UPDATED"
     ))?;
     for entry in entries {
-        let (key, revision) = (shown(entry.key()), entry.revision().get());
-        let mut value: String = shown(entry.as_json());
+        let (key, revision) = (entry.key().to_string(), entry.revision().get());
+        let mut value = shown(entry.as_json()).to_string();
         if value.chars().count() > SHOWN {
             value = value.chars().take(SHOWN - 1).chain(['…']).collect();
         }

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::args::Config;
-use super::out::print;
+use super::out::{print, print_json};
 use super::place::Place;
+use crate::core::shown;
 use crate::settings::{Layers, Setting};
 use crate::store::postgres::admin::Admin;
 
@@ -14,7 +15,7 @@ pub(super) fn config(place: &Place, command: &Config) -> Result<(), Failure> {
     match command {
         Config::Print { json: true } => {
             let services: Vec<Value> = services.iter().map(as_json).collect();
-            print(format_args!("{:#}", Value::Array(services)))
+            print_json(format_args!("{:#}", Value::Array(services)))
         }
         Config::Print { json: false } => services.iter().try_for_each(print_one),
         Config::Check => services.iter().try_for_each(check),
@@ -59,10 +60,8 @@ fn print_one((service, layers): &(Option<String>, Layers)) -> Result<(), Failure
 
 fn row(setting: Setting) -> [String; 3] {
     let value = setting.value.unwrap_or_else(|| "-".to_owned());
-    // The name of a file may hold anything.
-    let source: String = setting.origin.to_string();
-    let source = source.replace(char::is_control, "?");
-    [setting.name.to_owned(), value, source]
+    let value = shown(&value).to_string();
+    [setting.name.to_owned(), value, setting.origin.to_string()]
 }
 
 fn check((service, layers): &(Option<String>, Layers)) -> Result<(), Failure> {

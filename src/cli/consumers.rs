@@ -3,7 +3,8 @@
 use super::Failure;
 use super::args::Consumers;
 use super::commands::reader;
-use super::out::print;
+use super::out::{print, print_json};
+use crate::core::shown;
 use crate::service::ConsumerPlace;
 use crate::settings::Settings;
 use crate::sync_config::SyncConfig;
@@ -24,16 +25,18 @@ async fn list(settings: Settings, as_json: bool) -> Result<(), Failure> {
     let places = places?;
     if as_json {
         let views: Vec<serde_json::Value> = places.iter().map(view).collect();
-        return print(serde_json::Value::from(views));
+        return print_json(serde_json::Value::from(views));
     }
-    let width = places.iter().map(|place| place.name.chars().count());
+    let width = places
+        .iter()
+        .map(|place| shown(&place.name).to_string().chars().count());
     let width = width.max().unwrap_or(0).max("NAME".len());
     print(format_args!(
         "{:<width$}  {:>10}  {:>8}  {:<27}  STATE",
         "NAME", "REVISION", "BEHIND", "SEEN"
     ))?;
     for place in &places {
-        let (name, revision) = (&place.name, place.cursor.revision.get());
+        let (name, revision) = (shown(&place.name).to_string(), place.cursor.revision.get());
         let (behind, seen) = (place.behind, timestamp(place.seen_at));
         let state = if place.follows {
             "follows"
@@ -52,7 +55,7 @@ async fn remove(settings: Settings, name: String) -> Result<(), Failure> {
     let removed = service.remove_consumer(&name).await;
     service.shutdown().await?;
     if removed? {
-        print(serde_json::json!({ "removed": name }))
+        print_json(serde_json::json!({ "removed": name }))
     } else {
         Err(Failure::MissingConsumer(name))
     }

@@ -126,7 +126,7 @@ impl Failure {
         let (text, code) = match self {
             Self::Library(error) => (error.to_string(), code(error)),
             Self::Usage(text) => (text.clone(), 2),
-            Self::Missing(key) => (format!("there is no key \"{}\"", key.escape_debug()), 3),
+            Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
             Self::Other(text) => (text.clone(), 1),
             Self::Unread => return ExitCode::SUCCESS,

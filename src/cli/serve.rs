@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::args::{LogFormat, Serve, Store};
 use super::{Failure, log};
+use crate::core::shown;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint, running_as_root};
 use crate::server::{self, Options};
 use crate::service::Builder;
@@ -32,7 +33,7 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
     let store = place.describe(&settings)?;
     let listener = listen(&options.listen, options.insecure).await?;
     let address = listener.local_addr().map_err(io)?;
-    tracing::info!(%address, %store, "serving");
+    tracing::info!(%address, store = %shown(&store), "serving");
     if options.insecure {
         tracing::warn!("--insecure: whoever reaches this address reads and writes everything");
     }

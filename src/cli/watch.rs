@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::Failure;
-use super::out::{print, say};
+use super::out::{print_json, say};
 use crate::core::{ChangeSet, Snapshot};
 use crate::service::Builder;
 use crate::settings::Settings;
@@ -40,14 +40,14 @@ fn print_one(event: &Event) -> Result<(), Failure> {
             say(format_args!("watching from revision {}", state.revision()));
             Ok(())
         }
-        Event::Changed(set) => print(line(set)),
+        Event::Changed(set) => print_json(line(set)),
         Event::Resynced(set) if set.changes().is_empty() => Ok(()),
-        Event::Resynced(set) => print(line(set)),
+        Event::Resynced(set) => print_json(line(set)),
         Event::Lagged { missed, state } => {
             say(format_args!(
                 "{missed} revisions came too fast to be printed; the state after them follows"
             ));
-            print(whole(state))
+            print_json(whole(state))
         }
     }
 }

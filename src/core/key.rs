@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::shown::{shown, shown_start};
+
 /// The longest key in characters: the width of the table's `VARCHAR(255)` column.
 pub const MAX_KEY_CHARS: usize = 255;
 
@@ -30,12 +32,12 @@ impl Key {
             return Err(KeyError::Empty);
         }
         if text.contains('\0') {
-            return Err(KeyError::Nul(shown(text)));
+            return Err(KeyError::Nul(shown_start(text)));
         }
         let chars = text.chars().count();
         if chars > MAX_KEY_CHARS {
             return Err(KeyError::TooLong {
-                key: shown(text),
+                key: shown_start(text),
                 chars,
             });
         }
@@ -65,7 +67,7 @@ impl Prefix {
     /// Parses a prefix: the beginning of a key, with a separator at its end and room for a key behind it.
     pub(crate) fn parse(text: &str) -> Result<Self, KeyError> {
         let refused = |problem: String| {
-            let prefix = shown(text);
+            let prefix = shown_start(text);
             Err(KeyError::Prefix { prefix, problem })
         };
         if !text.ends_with(SEPARATORS) {
@@ -95,8 +97,8 @@ impl Prefix {
         let chars = whole.chars().count();
         if chars > MAX_KEY_CHARS {
             return Err(KeyError::TooLongWithin {
-                prefix: shown(&self.0),
-                key: shown(key),
+                prefix: shown_start(&self.0),
+                key: shown_start(key),
                 chars,
             });
         }
@@ -112,11 +114,6 @@ impl Prefix {
             Some(Key::stored(rest))
         }
     }
-}
-
-/// The beginning of a key that is too long or strange to be shown whole, safe for a log line.
-fn shown(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
 /// Why a text is not a key.
@@ -178,16 +175,11 @@ impl AsRef<str> for Key {
     }
 }
 
-/// For people: control characters are escaped, so that no key forges a line of a log. The text itself is
+/// For people: characters that cannot be seen are escaped, so that no key forges a line of a log. The text itself is
 /// [`Key::as_str`].
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in self.0.split_inclusive(char::is_control) {
-            let plain = part.trim_end_matches(char::is_control);
-            let control = part.get(plain.len()..).unwrap_or_default();
-            write!(f, "{plain}{}", control.escape_debug())?;
-        }
-        Ok(())
+        fmt::Display::fmt(&shown(&self.0), f)
     }
 }
 

@@ -34,6 +34,7 @@ mod key;
 pub(crate) mod notice;
 pub(crate) mod replica;
 mod revision;
+mod shown;
 mod snapshot;
 mod table;
 mod value;
@@ -52,5 +53,8 @@ pub(crate) use checksum::Fold;
 pub(crate) use entry::Report;
 pub(crate) use key::Prefix;
 pub(crate) use replica::Replica;
+#[cfg(feature = "cli")]
+pub(crate) use shown::shown_json;
+pub(crate) use shown::{MAX_SHOWN, is_unseen, shown, shown_start};
 pub(crate) use table::Table;
 pub(crate) use value::Scalar;

@@ -24,10 +24,11 @@ impl Revision {
         self.0
     }
 
-    /// The revision after this one.
+    /// The revision after this one. No store counts beyond `i64::MAX`, and a made up one that is the largest has none after
+    /// it: it stays.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::finite::Finite;
+use super::shown::shown;
 
 /// The longest value in bytes of its text: 1 MiB. PostgreSQL checks the canonical text against the same bound.
 pub const MAX_VALUE_BYTES: usize = 1_048_576;
@@ -178,10 +179,10 @@ fn check_depth(json: &str) -> Result<(), ValueError> {
 #[non_exhaustive]
 pub enum ValueError {
     /// The text is not one JSON value.
-    #[error("not a JSON value: {0}")]
+    #[error("not a JSON value: {}", shown(.0))]
     Syntax(String),
     /// The value cannot be written as JSON.
-    #[error("cannot be written as JSON: {0}")]
+    #[error("cannot be written as JSON: {}", shown(.0))]
     Encode(String),
     /// The text is longer than the bound.
     #[error("{bytes} bytes of JSON; the bound is {MAX_VALUE_BYTES}")]

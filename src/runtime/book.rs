@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
+use crate::core::shown;
 use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
@@ -58,11 +59,11 @@ impl Book {
             let before = pages.named.get(name);
             match trimmed_in {
                 None if before != Some(&true) => {
-                    tracing::warn!(consumer = %name, %revision, behind, "the journal no longer leads on from a consumer's place: it has to take a snapshot, or be removed");
+                    tracing::warn!(consumer = %shown(name), %revision, behind, "the journal no longer leads on from a consumer's place: it has to take a snapshot, or be removed");
                 }
                 Some(left) if before.is_none() => {
                     let seconds = left.as_secs();
-                    tracing::warn!(consumer = %name, %revision, behind, trimmed_in_seconds = seconds, "a consumer is slow: what it reads next will be trimmed");
+                    tracing::warn!(consumer = %shown(name), %revision, behind, trimmed_in_seconds = seconds, "a consumer is slow: what it reads next will be trimmed");
                 }
                 Some(_) | None => {}
             }
@@ -86,10 +87,12 @@ impl Book {
         match told {
             Told::SessionLost { why, retry_in } => {
                 pages.counters.sessions_lost += 1;
+                let why = shown(&why);
                 tracing::info!(%why, retry_in_ms = retry_in.as_millis(), "the listening session is not up; reads go on");
             }
             Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
             Told::ListenUnproven { why } => {
+                let why = shown(&why);
                 tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead");
             }
             Told::NoticeMissed { revision } => {

@@ -22,7 +22,7 @@ use super::followers::Followers;
 use super::news::News;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
-use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot};
+use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot, shown as foreign};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
 use crate::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
@@ -341,8 +341,8 @@ impl Engine {
         let checksum = shown.as_ref().map(|shown| shown.checksum());
         let (mode, reason) = match mode {
             Mode::Push => (ShownMode::Push, own_epoch.then(|| OWN_EPOCH.to_owned())),
-            Mode::Poll { why } => (ShownMode::Poll, Some(why)),
-            Mode::Offline { why } => (ShownMode::Offline, Some(why)),
+            Mode::Poll { why } => (ShownMode::Poll, Some(foreign(&why).to_string())),
+            Mode::Offline { why } => (ShownMode::Offline, Some(foreign(&why).to_string())),
         };
         let pages = self.book.open();
         let (heartbeat, mut counters) = (pages.heartbeat.clone(), pages.counters.clone());

@@ -14,7 +14,7 @@ mod followers;
 #[cfg(feature = "testing")]
 mod manual;
 mod news;
-mod saved;
+pub(crate) mod saved;
 mod subscriptions;
 mod trim;
 mod writer;

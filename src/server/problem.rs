@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 
-use crate::core::KeyError;
+use crate::core::{Key, KeyError};
 use crate::error::Error;
 
 /// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
@@ -54,8 +54,8 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)
     }
 
-    pub(super) fn missing(key: &str) -> Self {
-        let detail = format!("there is no key \"{}\"", key.escape_debug());
+    pub(super) fn missing(key: &Key) -> Self {
+        let detail = format!("there is no key \"{}\"", key);
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::layers::Origin;
 use super::{SPECS, Spec, names};
+use crate::core::is_unseen;
 use crate::error::{Error, Result};
 
 /// A secret is a URL; 64 KiB are more than any.
@@ -172,8 +173,10 @@ pub(super) fn read_secret(named_by: &str, path: &Path) -> Result<String> {
     if text.is_empty() {
         return wrong("is empty".to_owned());
     }
-    if text.contains(char::is_control) {
-        return wrong("holds a control character, or more than one line".to_owned());
+    if text.contains(is_unseen) {
+        let problem =
+            "holds a control character or another that cannot be seen, or more than one line";
+        return wrong(problem.to_owned());
     }
     Ok(text)
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::environment::{Environment, Given, plain_names};
 use super::{SPECS, Settings, names, url};
+use crate::core::shown;
 use crate::error::{Error, Kind, Result};
 
 /// Where a setting's value comes from.
@@ -57,9 +58,12 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Code => f.write_str("code"),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Self::Environment(variable) => f.write_str(variable),
-            Self::SecretFile { path, named_by } => write!(f, "{named_by}: file {}", path.display()),
+            Self::File { path, line } => write!(f, "{}:{line}", shown(&path.to_string_lossy())),
+            Self::Environment(variable) => shown(variable).fmt(f),
+            Self::SecretFile { path, named_by } => {
+                let path = path.to_string_lossy();
+                write!(f, "{}: file {}", shown(named_by), shown(&path))
+            }
             Self::Flag(flag) => f.write_str(flag),
         }
     }

@@ -10,6 +10,7 @@ use super::environment::{Environment, Given, forms, plain_names};
 use super::file::Section;
 use super::layers::{Layers, Origin};
 use super::{SPECS, Settings, Spec, names};
+use crate::core::shown;
 use crate::error::{Error, Result};
 
 /// What leads to a database.
@@ -198,7 +199,7 @@ impl Resolver<'_> {
             let Some(other) = tables.insert(table, name) else {
                 continue;
             };
-            let table = settings.table_name.escape_debug();
+            let table = shown(&settings.table_name);
             let problem = format!(
                 "services {other} and {name} have the same table {table}; give each a table_name or a schema of its own, or let them be one"
             );

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Settings;
+use crate::core::{is_unseen, shown_start};
 use crate::error::{Error, Result};
 
 impl Settings {
@@ -96,11 +97,7 @@ pub(super) fn switch(name: &str, text: &str) -> Result<bool> {
 
 /// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
 pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
-    let shown: String = value
-        .chars()
-        .take(64)
-        .flat_map(char::escape_debug)
-        .collect();
+    let shown = shown_start(value);
     if value.is_empty() || value.len() > 48 {
         return Err(Error::setting(
             name,
@@ -113,12 +110,9 @@ pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
         let problem = "has 1 to 48 bytes and is no address; give that as database_url";
         return Err(Error::setting(name, shown, problem));
     }
-    if value.chars().any(char::is_control) {
-        return Err(Error::setting(
-            name,
-            shown,
-            "must not hold control characters",
-        ));
+    if value.contains(is_unseen) {
+        let problem = "must not hold control characters, or others that cannot be seen";
+        return Err(Error::setting(name, shown, problem));
     }
     Ok(())
 }
@@ -128,12 +122,12 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     let text = path.to_string_lossy();
     // An address may hold a password, and paths are shown.
     let named = path.file_name().is_some() && !text.ends_with('/') && !text.contains("://");
-    if named && !text.chars().any(char::is_control) {
+    if named && !text.contains(is_unseen) {
         return Ok(());
     }
-    let shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-    let problem = "must be the path of a file, without control characters and no address";
-    Err(Error::setting("state_file", shown, problem))
+    let problem =
+        "must be the path of a file, without characters that cannot be seen and no address";
+    Err(Error::setting("state_file", shown_start(&text), problem))
 }
 
 #[cfg(test)]

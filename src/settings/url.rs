@@ -2,6 +2,7 @@
 //!
 //! Guarantees: neither an error nor [`redacted`] holds a password, whatever the text; what is not understood is not shown.
 
+use crate::core::is_unseen;
 use crate::error::{Error, Result};
 
 /// How an address is written.
@@ -90,11 +91,11 @@ impl<'a> Parts<'a> {
                 "holds a % that is not followed by two hexadecimal digits of UTF-8; write % itself as %25",
             );
         }
-        let control = |part: &&str| part.contains(char::is_control);
+        let control = |part: &&str| part.contains(is_unseen);
         let blank = |part: &&str| part.contains(char::is_whitespace);
         if written.iter().flatten().any(control) || written[..4].iter().flatten().any(blank) {
             return Some(
-                "holds a blank or a control character; write it percent-encoded, a blank as %20",
+                "holds a blank, a control character or another that cannot be seen; write it percent-encoded, a blank as %20",
             );
         }
         if self.hosts.contains('@') {
@@ -148,8 +149,8 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
         parts.problem()
     } else if text.contains('=') {
         // `host=… user=…`: the driver knows its form.
-        text.contains(char::is_control)
-            .then_some("holds a control character")
+        text.contains(is_unseen)
+            .then_some("holds a control character or another that cannot be seen")
     } else {
         Some("is no address of a database")
     };

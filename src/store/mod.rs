@@ -144,7 +144,7 @@ impl WriteRequest {
     /// Names it by its keys.
     pub(crate) fn what(&self) -> String {
         match self.items.as_slice() {
-            [only] => format!("writing key \"{}\"", only.key.escape_debug()),
+            [only] => format!("writing key \"{}\"", only.key),
             many => format!("writing {} keys", many.len()),
         }
     }

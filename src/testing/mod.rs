@@ -90,6 +90,8 @@
 
 mod consumers;
 mod faults;
+#[doc(hidden)]
+pub mod hostile;
 mod session;
 mod store;
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::scoped::Scoped;
-use crate::core::{Entry, Key, Revision, Snapshot};
+use crate::core::{Entry, Key, Revision, Snapshot, shown};
 use crate::error::{Error, Kind, Result};
 use crate::subscription::{Event, Filter, SubscriptionId};
 use crate::sync_config::{SyncConfig, SyncConfigExt};
@@ -209,7 +209,7 @@ where
         match entry {
             Some(entry) => Ok(entry.decode()?),
             None => Err(Error::refused(
-                format!("creating key \"{}\"", key.escape_debug()),
+                format!("creating key \"{}\"", shown(key)),
                 "the store answered without its entry",
             )),
         }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
-use crate::core::{Change, Key};
-use crate::core::{ChangeSet, Checksum, Entry, Prefix, Revision, Snapshot};
+use crate::core::{Change, ChangeSet, Checksum, Entry, Key, Prefix, Revision, Snapshot, shown};
 use crate::error::{Kind, Result};
 use crate::status::Status;
 use crate::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
@@ -252,7 +251,7 @@ impl<C: SyncConfig + ?Sized> SyncConfig for Scoped<C> {
         if tokio::time::timeout(FAREWELL, ending).await.is_err() {
             let prefix = self.prefix.as_str();
             tracing::warn!(
-                prefix = %prefix.escape_debug(),
+                prefix = %shown(prefix),
                 "callbacks are still running after the shutdown of a view"
             );
         }

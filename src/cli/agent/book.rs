@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value as Json, json};
 
 use super::super::args::Agent;
-use super::super::out::print;
+use super::super::out::plain;
 use crate::core::{Change, Cursor, Entry, Snapshot};
 use crate::runtime::Clock;
 use crate::service::ConfigService;
@@ -57,7 +57,7 @@ impl Book {
         event["process"] = json!(self.options.process);
         event["incarnation"] = json!(self.options.incarnation);
         // Without a reader the test is over, and stdin says so.
-        drop(print(event));
+        drop(plain(event));
     }
 
     pub(super) fn say(&self, event: Json) {

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::format::{self, Mark, State};
 use super::{Fresh, StateFile, beside, shown};
+use crate::core::shown as foreign;
 
 /// A table this large does not fit into an instance's memory either: 4 GiB.
 const MAX_BYTES: u64 = 4 << 30;
@@ -190,7 +191,7 @@ impl Writer {
             Some((store, _)) if store != self.file.store => Err(format!(
                 "{} is of another store ({}) and is not replaced; name another file",
                 shown(path),
-                store.escape_debug()
+                foreign(&store)
             )),
             peeked => Ok(peeked.map(|(_, generation)| generation)),
         }

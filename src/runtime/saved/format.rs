@@ -115,6 +115,8 @@ impl Header {
     }
 
     fn cursor(&self) -> Option<Cursor> {
+        // PostgreSQL counts up to i64::MAX.
+        i64::try_from(self.revision).ok()?;
         Some(Cursor {
             epoch: self.epoch.parse().ok()?,
             revision: Revision::new(self.revision),
@@ -236,7 +238,7 @@ fn line(value: &impl Serialize) -> String {
     line
 }
 
-fn sealed(text: String) -> Vec<u8> {
+pub(super) fn sealed(text: String) -> Vec<u8> {
     let seal = seal(text.as_bytes());
     (text + &seal).into_bytes()
 }

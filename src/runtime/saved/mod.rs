@@ -12,6 +12,8 @@
 mod disk;
 mod format;
 mod keeper;
+#[cfg(feature = "testing")]
+pub(crate) mod tested;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +25,7 @@ use self::format::{Mark, State};
 pub(crate) use keeper::Keeper;
 
 use crate::core::replica::Loaded;
-use crate::core::{Revision, Snapshot};
+use crate::core::{Revision, Snapshot, shown as foreign};
 
 /// Clocks of one machine step by less; a file from further ahead tells that the clock is wrong now or was then.
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
@@ -163,7 +165,7 @@ impl StateFile {
         }
         Err(Refusal::Foreign {
             file: file.to_owned(),
-            of: store.escape_debug().to_string(),
+            of: foreign(store).to_string(),
         })
     }
 
@@ -216,7 +218,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 
 /// A path for people: one line, whatever is in it.
 fn shown(path: &Path) -> String {
-    path.display().to_string().escape_debug().to_string()
+    foreign(&path.to_string_lossy()).to_string()
 }
 
 fn in_seconds(time: Duration) -> String {

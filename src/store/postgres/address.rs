@@ -9,6 +9,7 @@ use super::dsn::Parts;
 use super::refusal::Refusal;
 use super::security::{Security, SslMode};
 use super::tls;
+use crate::core::shown;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
@@ -80,7 +81,9 @@ impl Target {
             .map(|number| place(&self.config, number))
             .collect();
         let database = self.config.get_dbname().or(self.config.get_user());
-        format!("{}/{}", names.join(","), database.unwrap_or(""))
+        let named = format!("{}/{}", names.join(","), database.unwrap_or(""));
+        // A name may hold anything, percent-encoded.
+        shown(&named).to_string()
     }
 }
 
@@ -201,7 +204,7 @@ pub(super) fn cause(error: &tokio_postgres::Error) -> String {
         source = inner.source();
     }
     // The parser quotes the character that it did not expect.
-    text.split(" but got").next().unwrap_or_default().to_owned()
+    shown(text.split(" but got").next().unwrap_or_default()).to_string()
 }
 
 #[cfg(test)]

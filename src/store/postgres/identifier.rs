@@ -7,6 +7,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::core::is_unseen;
+
 /// The longest name in bytes. PostgreSQL cuts names at 63; the longest helper name adds 13 (`_report_audit`), which
 /// leaves 2 to spare. LISTEN cuts a channel at 63 where pg_notify refuses it; this bound keeps clear of both.
 pub(crate) const MAX_BYTES: usize = 48;
@@ -26,9 +28,9 @@ pub enum IdentifierError {
         /// Its length in bytes.
         bytes: usize,
     },
-    /// The name holds NUL or another control character.
+    /// The name holds NUL, another control character, or one that turns text around or cannot be seen.
     #[error(
-        "the database name {name:?} holds the control character {character:?}, which is not allowed"
+        "the database name {name:?} holds {character:?}, which cannot be seen and is not allowed"
     )]
     Control {
         /// The name as given.
@@ -38,16 +40,16 @@ pub enum IdentifierError {
     },
 }
 
-/// A name of 1 to 48 bytes without control characters.
+/// A name of 1 to 48 bytes without characters that cannot be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identifier(String);
 
 impl Identifier {
-    /// Accepts a name as it is: nothing is folded to lower case, any character but a control character is allowed.
+    /// Accepts a name as it is: nothing is folded to lower case, any character that can be seen is allowed, and a blank.
     ///
     /// # Errors
     ///
-    /// When the name is empty, longer than [`MAX_BYTES`] bytes, or holds a control character.
+    /// When the name is empty, longer than [`MAX_BYTES`] bytes, or holds a character that cannot be seen.
     pub fn parse(name: &str) -> Result<Self, IdentifierError> {
         if name.is_empty() {
             return Err(IdentifierError::Empty);
@@ -58,7 +60,7 @@ impl Identifier {
                 bytes: name.len(),
             });
         }
-        if let Some(character) = name.chars().find(|character| character.is_control()) {
+        if let Some(character) = name.chars().find(|character| is_unseen(*character)) {
             return Err(IdentifierError::Control {
                 name: name.to_owned(),
                 character,

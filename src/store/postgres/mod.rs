@@ -29,6 +29,8 @@ mod rows;
 mod security;
 #[cfg(feature = "toml")]
 pub(crate) mod shared;
+#[cfg(feature = "testing")]
+pub(crate) mod tested;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]

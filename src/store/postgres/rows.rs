@@ -14,6 +14,23 @@ use crate::store::{
 };
 use crate::write::{Item, WrittenKey};
 
+/// A row, as far as it is understood: its columns by their number. `None` for a column that is missing or of another type,
+/// and in it `None` for NULL.
+pub(super) trait Columns {
+    fn text(&self, column: usize) -> Option<Option<&str>>;
+    fn number(&self, column: usize) -> Option<Option<i64>>;
+}
+
+impl Columns for Row {
+    fn text(&self, column: usize) -> Option<Option<&str>> {
+        self.try_get(column).ok()
+    }
+
+    fn number(&self, column: usize) -> Option<Option<i64>> {
+        self.try_get(column).ok()
+    }
+}
+
 pub(super) fn strange(what: &str) -> Error {
     Error::refused(
         what,
@@ -109,53 +126,52 @@ pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
     rows.iter().map(row).collect()
 }
 
-/// Collects the rows of `page.sql` into whole revisions.
-pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
+/// Collects the rows of `page.sql` into whole revisions; `None` when they contradict each other.
+pub(super) fn page(after: Revision, rows: &[impl Columns]) -> Option<Page> {
     let first = rows.first()?;
-    let (epoch, head) = (
-        first.try_get::<_, &str>(0).ok()?.parse().ok()?,
-        revision(first.try_get(1).ok()?)?,
-    );
-    let floor = revision(first.try_get(2).ok()?);
+    let (epoch, head) = (first.text(0)??, revision(first.number(1)??)?);
     let mut page = Page {
-        epoch,
+        epoch: epoch.parse().ok()?,
         head,
         anchor: None,
-        floor,
+        floor: first.number(2)?.and_then(revision),
         revisions: Vec::new(),
         more: false,
     };
     for row in rows {
-        let Some(at) = row.try_get::<_, Option<i64>>(3).ok()? else {
+        // All rows are of one moment.
+        if row.text(0)?? != epoch || row.number(1)?? != number(head) {
+            return None;
+        }
+        let Some(at) = row.number(3)? else {
             continue;
         };
-        let (at, id) = (revision(at)?, revision_id(row.try_get(4).ok()?)?);
+        let (at, id) = (revision(at)?, revision_id(row.text(4)?)?);
+        if at > head {
+            return None;
+        }
         if at == after {
+            if page.anchor.is_some_and(|anchor| anchor != id) {
+                return None;
+            }
             page.anchor = Some(id);
             continue;
         }
-        if page.revisions.last().is_none_or(|last| last.revision != at) {
-            let origin = row
-                .try_get::<_, Option<&str>>(6)
-                .ok()?
-                .and_then(|text| u64::from_str_radix(text, 16).ok());
-            let at_micros = row.try_get(5).ok()?;
-            page.revisions.push(Journaled {
+        match page.revisions.last() {
+            Some(last) if last.revision == at && last.id != id => return None,
+            Some(last) if last.revision == at => {}
+            Some(_) | None => page.revisions.push(Journaled {
                 revision: at,
                 id,
-                at_micros,
-                origin,
+                at_micros: row.number(5)??,
+                origin: (row.text(6)?).and_then(|text| u64::from_str_radix(text, 16).ok()),
                 changes: Vec::new(),
-            });
+            }),
         }
-        if let (Some(key), Some(journaled)) = (
-            row.try_get::<_, Option<&str>>(7).ok()?,
-            page.revisions.last_mut(),
-        ) {
-            let new = row.try_get::<_, Option<&str>>(8).ok()?.map(Arc::from);
+        if let (Some(key), Some(journaled)) = (row.text(7)?, page.revisions.last_mut()) {
             journaled.changes.push(JournaledChange {
                 key: Key::stored(key),
-                new,
+                new: row.text(8)?.map(Arc::from),
             });
         }
     }
@@ -167,16 +183,13 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
 }
 
 /// Collects the rows of `history.sql`; `None` when the journal does not reach back to `after`, or has another past.
-pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
+pub(super) fn history(after: Cursor, rows: &[impl Columns]) -> Option<Vec<Recorded>> {
     let mut recorded: Vec<Recorded> = Vec::new();
     let mut anchored = after.revision == Revision::ZERO;
     for row in rows {
-        let (at, id) = (
-            revision(row.try_get(0).ok()?)?,
-            revision_id(row.try_get(1).ok()?)?,
-        );
-        let epoch: Epoch = row.try_get::<_, &str>(2).ok()?.parse().ok()?;
-        if epoch != after.epoch || revision(row.try_get(3).ok()?)? > after.revision.next() {
+        let (at, id) = (revision(row.number(0)??)?, revision_id(row.text(1)?)?);
+        let epoch: Epoch = row.text(2)??.parse().ok()?;
+        if epoch != after.epoch || revision(row.number(3)??)? > after.revision.next() {
             return None;
         }
         if at == after.revision {
@@ -186,33 +199,27 @@ pub(super) fn history(after: Cursor, rows: &[Row]) -> Option<Vec<Recorded>> {
             anchored = true;
             continue;
         }
-        let expected = recorded
-            .last()
-            .map_or(after.revision.next(), |last| last.cursor.revision.next());
-        if recorded
-            .last()
-            .is_none_or(|last| last.cursor.revision != at)
-        {
-            if at != expected {
+        let last = recorded.last().map_or(after, |last| last.cursor);
+        if last.revision == at {
+            if last.id != id {
                 return None;
             }
-            recorded.push(Recorded {
-                cursor: Cursor {
-                    epoch,
-                    revision: at,
-                    id,
-                },
-                changes: Vec::new(),
-            });
+        } else if at == last.revision.next() {
+            let cursor = Cursor {
+                epoch,
+                revision: at,
+                id,
+            };
+            let changes = Vec::new();
+            recorded.push(Recorded { cursor, changes });
+        } else {
+            return None;
         }
-        if let (Some(key), Some(last)) =
-            (row.try_get::<_, Option<&str>>(4).ok()?, recorded.last_mut())
-        {
-            let text = |column: usize| row.try_get::<_, Option<&str>>(column).ok()?.map(Arc::from);
+        if let (Some(key), Some(last)) = (row.text(4)?, recorded.last_mut()) {
             last.changes.push(RecordedChange {
                 key: Key::stored(key),
-                old: text(5),
-                new: text(6),
+                old: row.text(5)?.map(Arc::from),
+                new: row.text(6)?.map(Arc::from),
             });
         }
     }

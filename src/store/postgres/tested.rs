@@ -1,0 +1,73 @@
+//! What the properties of rows and addresses need of this store.
+
+use super::address::Target;
+use super::dsn::Parts;
+use super::rows::{self, Columns};
+use crate::core::replica::Page;
+use crate::core::{Cursor, Revision};
+use crate::error::Result;
+use crate::settings::Settings;
+use crate::store::Recorded;
+
+/// A column of a row that no database sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cell {
+    Null,
+    Number(i64),
+    Text(String),
+    /// Of a type that nobody expects.
+    Strange,
+}
+
+impl Columns for Vec<Cell> {
+    fn text(&self, column: usize) -> Option<Option<&str>> {
+        match self.get(column)? {
+            Cell::Null => Some(None),
+            Cell::Text(text) => Some(Some(text)),
+            Cell::Number(_) | Cell::Strange => None,
+        }
+    }
+
+    fn number(&self, column: usize) -> Option<Option<i64>> {
+        match self.get(column)? {
+            Cell::Null => Some(None),
+            Cell::Number(number) => Some(Some(*number)),
+            Cell::Text(_) | Cell::Strange => None,
+        }
+    }
+}
+
+pub(crate) fn page(after: Revision, rows: &[Vec<Cell>]) -> Option<Page> {
+    rows::page(after, rows)
+}
+
+pub(crate) fn history(after: Cursor, rows: &[Vec<Cell>]) -> Option<Vec<Recorded>> {
+    rows::history(after, rows)
+}
+
+/// What an address leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Understood {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) database: Option<String>,
+    pub(crate) application: Option<String>,
+    /// As people are told of it.
+    pub(crate) described: String,
+}
+
+/// Parses an address as a connection would; `None` when it names files, which would be read.
+pub(crate) fn understood(address: &str) -> Option<Result<Understood>> {
+    let files = ["sslrootcert", "sslcert", "sslkey"];
+    if Parts::of(address).is_ok_and(|parts| files.iter().any(|file| parts.own(file).is_some())) {
+        return None;
+    }
+    let target = Target::parse("database_url", address, &Settings::default());
+    Some(target.map(|target| Understood {
+        user: target.config.get_user().map(str::to_owned),
+        password: target.config.get_password().map(<[u8]>::to_vec),
+        database: target.config.get_dbname().map(str::to_owned),
+        application: target.config.get_application_name().map(str::to_owned),
+        described: target.describe(),
+    }))
+}
