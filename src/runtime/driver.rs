@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::engine::Engine;
 use super::errands::{Errands, Intervals, within};
 use super::saved::Keeper;
+use crate::core::notice::Notice;
 use crate::core::replica::{Action, Input, SessionId};
 use crate::error::Result;
 use crate::store::{Heard, Listener, Store};
@@ -25,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A head check is one small query: 3 s without an answer means that nobody is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Notices that may be kept at once; further ones are handed on.
+const MOST_HELD: usize = 64;
 
 type Query = Pin<Box<dyn Future<Output = (Input, Option<Arc<dyn Listener>>)> + Send>>;
 
@@ -37,6 +41,8 @@ pub(crate) struct Driver {
     newest: SessionId,
     /// The connection attempt or the query in flight.
     query: Option<Query>,
+    /// Notices of changes that may be this instance's own, whose answers then tell more; and until when they wait for those.
+    held: Option<(Vec<Notice>, Duration)>,
     errands: Errands,
     keeper: Option<Keeper>,
 }
@@ -56,6 +62,7 @@ impl Driver {
             session: None,
             newest: 0,
             query: None,
+            held: None,
             errands,
             keeper: None,
         }
@@ -103,6 +110,10 @@ impl Driver {
     async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
         self.engine.feed(Input::Tick);
         while !*stop.borrow() {
+            if !self.engine.writes() {
+                self.let_go();
+            }
+            let held_until = self.held.as_ref().map(|(_, until)| *until);
             let deadline = self.engine.next_deadline();
             let clock = self.engine.clock.clone();
             let listener = self.session.as_ref().map(|(_, listener)| listener.clone());
@@ -113,6 +124,7 @@ impl Driver {
                 (input, listener) = pending(self.query.as_mut()) => self.finished(input, listener).await,
                 heard = hear(listener.as_deref()) => self.heard(heard).await,
                 () = self.errands.ended() => {}
+                () = at(&clock, held_until) => self.let_go(),
                 () = at(&clock, deadline) => self.engine.feed(Input::Tick),
                 () = clock.sleep_until(cleanup_at) => self.errands.cleanup(),
                 () = clock.sleep_until(look_at) => self.errands.look(),
@@ -226,6 +238,7 @@ impl Driver {
         };
         for heard in heard {
             match heard {
+                Heard::Notice(Some(notice)) if self.holds(&notice) => {}
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
                 Heard::Lost(why) => {
                     self.query = None;
@@ -236,7 +249,37 @@ impl Driver {
         }
     }
 
+    /// Keeps a notice of a change for a moment while a write of this instance's is under way. The server sends the notice
+    /// before the answer, and reading what the answer brings anyway costs it more than half of what the write did.
+    fn holds(&mut self, notice: &Notice) -> bool {
+        let pause = self.engine.clock.own_news_pause();
+        if pause.is_zero() || !matches!(notice, Notice::Changed { .. }) || !self.engine.writes() {
+            return false;
+        }
+        let until = self.engine.clock.now() + pause;
+        let (held, _) = self.held.get_or_insert_with(|| (Vec::new(), until));
+        if held.len() >= MOST_HELD {
+            return false;
+        }
+        held.push(*notice);
+        true
+    }
+
+    /// Hands on what was kept: by now it is old news, or somebody else's.
+    fn let_go(&mut self) {
+        let Some((held, _)) = self.held.take() else {
+            return;
+        };
+        if let Some((session, _)) = self.session {
+            for notice in held {
+                let notice = Some(notice);
+                self.engine.feed(Input::Heard { session, notice });
+            }
+        }
+    }
+
     async fn hang_up(&mut self) {
+        self.held = None;
         if let Some((_, listener)) = self.session.take() {
             listener.close().await;
         }

@@ -6,9 +6,10 @@
 mod kept;
 #[cfg(feature = "testing")]
 mod tested;
+mod under_way;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     settled: watch::Sender<bool>,
     closed: watch::Sender<bool>,
     actions: mpsc::UnboundedSender<Action>,
+    /// Transactions of this instance's that are under way.
+    writing: AtomicUsize,
     resyncs: Mutex<Resyncs>,
 }
 
@@ -102,6 +105,7 @@ impl Engine {
             settled: watch::Sender::new(false),
             closed: watch::Sender::new(false),
             actions,
+            writing: AtomicUsize::new(0),
             resyncs: Mutex::default(),
         };
         (Arc::new(engine), queue)
