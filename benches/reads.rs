@@ -1,4 +1,11 @@
 //! Reads from memory, against a bare `DashMap` with the same hasher that holds the plain values. No read allocates.
+#![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run stops"
+)]
 mod support;
 
 use std::alloc::System;

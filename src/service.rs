@@ -233,6 +233,18 @@ impl ConfigService {
         self.engine.falsify(entry)
     }
 
+    /// Steps this instance's wall clock.
+    #[cfg(all(feature = "testing", feature = "cli"))]
+    pub(crate) fn step_clock(&self, micros: i64) {
+        self.engine.clock.step(micros);
+    }
+
+    /// What this instance takes for the wall clock.
+    #[cfg(all(feature = "testing", feature = "cli"))]
+    pub(crate) fn wall(&self) -> std::time::SystemTime {
+        self.engine.clock.wall()
+    }
+
     fn open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             Err(Kind::Closed.into())
@@ -253,11 +265,15 @@ impl SyncConfig for ConfigService {
     }
 
     fn with_entry(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
-        if !self.engine.cache.ready() {
-            return Err(Kind::NotReady.into());
+        if self.engine.cache.with(key, read) {
+            Ok(())
+        } else {
+            Err(Kind::NotReady.into())
         }
-        self.engine.cache.with(key, read);
-        Ok(())
+    }
+
+    fn peek(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
+        self.with_entry(key, read)
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>> {

@@ -12,6 +12,7 @@
 )]
 
 pub(crate) mod bare;
+pub(crate) mod entries;
 pub(crate) mod etcd;
 pub(crate) mod postgres;
 

@@ -84,6 +84,22 @@ pub(super) enum Command {
     /// Serves the configuration over HTTP.
     #[cfg(feature = "server")]
     Serve(Serve),
+    /// Runs an instance that a test drives through stdin and that tells on stdout what happens to it.
+    #[cfg(feature = "testing")]
+    #[command(hide = true)]
+    Agent(Agent),
+}
+
+/// How an agent signs what it tells.
+#[cfg(feature = "testing")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Agent {
+    /// The instance's name.
+    #[arg(long)]
+    pub(super) process: String,
+    /// Counts the starts of that instance.
+    #[arg(long)]
+    pub(super) incarnation: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,8 @@
 //! (`| head`) ends the program quietly; no password is shown.
 
 mod admin;
+#[cfg(feature = "testing")]
+mod agent;
 mod args;
 mod commands;
 mod config;
@@ -69,6 +71,10 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         return serve::serve(settings, options).await;
     }
     log::quiet();
+    #[cfg(feature = "testing")]
+    if let Command::Agent(options) = command {
+        return agent::agent(settings, options).await;
+    }
     // The file is the service's: a command that ends at once neither keeps a state nor answers with an old one.
     let settings = Settings {
         state_file: None,
@@ -86,6 +92,8 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
         Command::Serve(options) => serve::serve(settings, options).await,
+        #[cfg(feature = "testing")]
+        Command::Agent(options) => agent::agent(settings, options).await,
     }
 }
 

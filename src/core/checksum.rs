@@ -43,21 +43,43 @@ impl serde::Serialize for Checksum {
 }
 
 /// Folds entries, given in byte order of their keys, into a [`Checksum`].
+///
+/// The bytes are gathered first: a CRC over many short pieces takes twice as long as copying them and one CRC over all.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fold(crc32fast::Hasher);
+pub(crate) struct Fold {
+    crc: crc32fast::Hasher,
+    gathered: Vec<u8>,
+}
+
+/// Half of a processor's first cache.
+const GATHERED: usize = 16_384;
 
 impl Fold {
     pub(crate) fn add(&mut self, key: &str, text: &str) {
+        if self.gathered.len() + key.len() + text.len() + 8 > GATHERED {
+            self.flush();
+        }
         for part in [key, text] {
             // Keys and values are bounded far below 4 GiB by the columns' own limits.
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-            self.0.update(&length.to_be_bytes());
-            self.0.update(part.as_bytes());
+            self.gathered.extend_from_slice(&length.to_be_bytes());
+            if part.len() < GATHERED {
+                self.gathered.extend_from_slice(part.as_bytes());
+            } else {
+                self.flush();
+                self.crc.update(part.as_bytes());
+            }
         }
     }
 
-    pub(crate) fn finish(self) -> Checksum {
-        Checksum(self.0.finalize())
+    pub(crate) fn finish(mut self) -> Checksum {
+        self.flush();
+        Checksum(self.crc.finalize())
+    }
+
+    fn flush(&mut self) {
+        self.crc.update(&self.gathered);
+        self.gathered.clear();
     }
 }
 
@@ -90,6 +112,22 @@ mod tests {
 
     const VECTOR_AB: &str = "5f9c514f";
     const VECTOR_UTF8: &str = "9d889403";
+
+    #[test]
+    fn texts_of_any_length_fold_as_one_piece_would() {
+        let lengths = [0, 1, GATHERED - 9, GATHERED - 8, GATHERED, 3 * GATHERED, 5];
+        let (mut fold, mut whole) = (Fold::default(), Vec::new());
+        for (number, length) in lengths.into_iter().enumerate() {
+            let (key, text) = (format!("key{number}"), "x".repeat(length));
+            fold.add(&key, &text);
+            for part in [&key, &text] {
+                let length = u32::try_from(part.len()).unwrap();
+                whole.extend_from_slice(&length.to_be_bytes());
+                whole.extend_from_slice(part.as_bytes());
+            }
+        }
+        assert_eq!(fold.finish().get(), crc32fast::hash(&whole));
+    }
 
     #[test]
     fn lengths_keep_neighbours_apart() {

@@ -77,6 +77,11 @@ impl Entry {
         }
     }
 
+    /// Says at which revision a store had set it, while it is nobody else's yet.
+    pub(crate) fn number(&mut self, revision: Revision) {
+        self.revision = revision;
+    }
+
     /// The same entry under another key, as a view shows it. What is decoded of one is decoded of both.
     pub(crate) fn renamed(self: &Arc<Self>, key: Key) -> Self {
         let (value, revision) = (self.value.clone(), self.revision);

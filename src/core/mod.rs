@@ -24,6 +24,7 @@
 //! 6. At most one query is in flight on a session, and an answer of another session is dropped.
 
 pub(crate) mod backoff;
+mod by_key;
 mod change;
 mod checksum;
 mod entry;
@@ -45,6 +46,7 @@ pub use revision::{Cursor, Epoch, Revision, RevisionId};
 pub use snapshot::Snapshot;
 pub use value::{MAX_DEPTH, MAX_VALUE_BYTES, Value, ValueError};
 
+pub(crate) use by_key::ByKey;
 pub(crate) use change::{Journaled, JournaledChange};
 pub(crate) use checksum::Fold;
 pub(crate) use entry::Report;

@@ -3,15 +3,15 @@
 //! Guarantees: a journaled revision is applied as a whole, and what it changed comes back with old and new entries.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Change, Checksum, Entry, Fold, Journaled, Key, Value};
+use super::{ByKey, Change, Checksum, Entry, Fold, Journaled, Key, Value};
 
 /// All entries of a replica.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
-    entries: BTreeMap<Key, Arc<Entry>>,
+    entries: BTreeSet<ByKey>,
 }
 
 /// What applying a revision did.
@@ -26,13 +26,10 @@ pub(crate) struct Applied {
 }
 
 impl Table {
-    /// Builds a table from entries in any order.
-    pub(crate) fn build(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+    /// Builds a table from entries in any order; of two with one key the later one counts.
+    pub(crate) fn build(entries: Vec<Arc<Entry>>) -> Self {
         Self {
-            entries: entries
-                .into_iter()
-                .map(|entry| (entry.key().clone(), entry))
-                .collect(),
+            entries: sorted(entries).into_iter().map(ByKey).collect(),
         }
     }
 
@@ -42,11 +39,11 @@ impl Table {
 
     #[cfg(test)]
     pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &entry.0)
     }
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.entries.values().cloned().collect()
+        self.entries.iter().map(|entry| entry.0.clone()).collect()
     }
 
     /// Applies one journaled revision.
@@ -79,10 +76,11 @@ impl Table {
 
     /// Sets or removes one entry and returns the one before.
     pub(crate) fn set(&mut self, key: &Key, entry: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
-        match entry {
-            Some(entry) => self.entries.insert(key.clone(), entry),
-            None => self.entries.remove(key),
-        }
+        let before = match entry {
+            Some(entry) => self.entries.replace(ByKey(entry)),
+            None => self.entries.take(key.as_str()),
+        };
+        before.map(|before| before.0)
     }
 
     /// What would have to change for this table to hold the same texts as `other`, in byte order of the keys. Both are
@@ -95,20 +93,20 @@ impl Table {
         );
         loop {
             let order = match (olds.peek(), news.peek()) {
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
+                (Some(old), Some(new)) => old.cmp(new),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => return changes,
             };
             let old = if order.is_le() { olds.next() } else { None };
             let new = if order.is_ge() { news.next() } else { None };
-            let Some((key, _)) = old.or(new) else {
+            let (old, new) = (old.map(|old| &old.0), new.map(|new| &new.0));
+            let Some(either) = old.or(new) else {
                 return changes;
             };
-            let (old, new) = (old.map(|(_, entry)| entry), new.map(|(_, entry)| entry));
             if !same_text(old, new) {
                 changes.push(Change {
-                    key: key.clone(),
+                    key: either.key().clone(),
                     old: old.cloned(),
                     new: new.cloned(),
                 });
@@ -118,11 +116,49 @@ impl Table {
 
     pub(crate) fn checksum(&self) -> Checksum {
         let mut fold = Fold::default();
-        for (key, entry) in &self.entries {
-            fold.add(key, entry.as_json());
+        for ByKey(entry) in &self.entries {
+            fold.add(entry.key(), entry.as_json());
         }
         fold.finish()
     }
+}
+
+/// Sorts by key, and by insertion where keys are equal. What most comparisons need stands beside the entry: to follow two
+/// pointers for each of twenty million comparisons takes ten times as long as to look once for each of a million keys.
+fn sorted(entries: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    let shared = shared_beginning(&entries);
+    let beginning = |entry: &Arc<Entry>| {
+        let rest = entry.key().as_bytes().get(shared..).unwrap_or_default();
+        let mut first = [0; 8];
+        first
+            .iter_mut()
+            .zip(rest)
+            .for_each(|(to, from)| *to = *from);
+        u64::from_be_bytes(first)
+    };
+    let mut entries: Vec<(u64, Arc<Entry>)> = entries
+        .into_iter()
+        .map(|entry| (beginning(&entry), entry))
+        .collect();
+    entries.sort_by(|(first, one), (second, other)| {
+        first.cmp(second).then_with(|| one.key().cmp(other.key()))
+    });
+    entries.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// How many bytes all keys begin with alike.
+fn shared_beginning(entries: &[Arc<Entry>]) -> usize {
+    let Some((first, rest)) = entries.split_first() else {
+        return 0;
+    };
+    let alike = |shared: usize, entry: &Arc<Entry>| {
+        let pairs = first.key().bytes().zip(entry.key().bytes());
+        pairs
+            .take(shared)
+            .take_while(|(one, other)| one == other)
+            .count()
+    };
+    rest.iter().fold(first.key().len(), alike)
 }
 
 fn same_text(old: Option<&Arc<Entry>>, new: Option<&Arc<Entry>>) -> bool {

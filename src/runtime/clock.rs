@@ -6,6 +6,8 @@ use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,6 +22,9 @@ use crate::store::memory::Sources;
 pub(crate) enum Clock {
     Real {
         start: Instant,
+        /// Microseconds by which a test has stepped the wall clock.
+        #[cfg(feature = "testing")]
+        stepped: Arc<AtomicI64>,
     },
     #[cfg(feature = "testing")]
     Manual(ManualClock),
@@ -37,13 +42,15 @@ impl Clock {
     pub(crate) fn start() -> Self {
         Self::Real {
             start: Instant::now(),
+            #[cfg(feature = "testing")]
+            stepped: Arc::default(),
         }
     }
 
     /// The time since the start, which never goes back.
     pub(crate) fn now(&self) -> Duration {
         match self {
-            Self::Real { start } => start.elapsed(),
+            Self::Real { start, .. } => start.elapsed(),
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.elapsed(),
         }
@@ -72,9 +79,29 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(crate) fn wall(&self) -> SystemTime {
         match self {
+            #[cfg(not(feature = "testing"))]
             Self::Real { .. } => SystemTime::now(),
             #[cfg(feature = "testing")]
+            Self::Real { stepped, .. } => {
+                let micros = stepped.load(Ordering::Relaxed);
+                let step = Duration::from_micros(micros.unsigned_abs());
+                if micros < 0 {
+                    SystemTime::now() - step
+                } else {
+                    SystemTime::now() + step
+                }
+            }
+            #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.wall(),
+        }
+    }
+
+    /// Steps the wall clock as an administrator or NTP does: the steady clock goes on. A clock that moves by hand has no
+    /// other steps than its own.
+    #[cfg(all(feature = "testing", feature = "cli"))]
+    pub(crate) fn step(&self, micros: i64) {
+        if let Self::Real { stepped, .. } = self {
+            stepped.fetch_add(micros, Ordering::Relaxed);
         }
     }
 
@@ -86,7 +113,7 @@ impl Clock {
     /// Waits for a moment of this clock.
     pub(crate) async fn sleep_until(&self, moment: Duration) {
         match self {
-            Self::Real { start } => match start.checked_add(moment) {
+            Self::Real { start, .. } => match start.checked_add(moment) {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             },

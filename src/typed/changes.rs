@@ -238,7 +238,7 @@ impl Source {
     fn hear(&mut self, event: &Event) {
         match event {
             Event::State(state) if self.known.is_none() => {
-                self.known = Some(Table::build(state.iter().cloned()));
+                self.known = Some(Table::build(state.iter().cloned().collect()));
             }
             Event::State(state) => self.jump(state, 0),
             Event::Lagged { missed, state } => self.jump(state, *missed),
@@ -258,7 +258,7 @@ impl Source {
 
     /// Goes on from a later state: what changed on the way to it is told as one revision.
     fn jump(&mut self, state: &Arc<Snapshot>, missed: u64) {
-        let now = Table::build(state.iter().cloned());
+        let now = Table::build(state.iter().cloned().collect());
         let changes = self.known.get_or_insert_default().difference(&now);
         self.known = Some(now);
         let (cursor, cause) = (state.cursor(), Cause::Resync);

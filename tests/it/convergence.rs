@@ -26,11 +26,11 @@ const INSTANCES: usize = 3;
 const KEYS: u64 = 12;
 
 /// SplitMix64: small, and the same everywhere.
-#[derive(Clone)]
-struct Dice(u64);
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -38,7 +38,7 @@ impl Dice {
         (z ^ (z >> 31)) % sides
     }
 
-    fn fork(&mut self) -> Self {
+    pub(crate) fn fork(&mut self) -> Self {
         Self(self.roll(u64::MAX))
     }
 

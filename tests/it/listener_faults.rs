@@ -338,6 +338,7 @@ async fn in_a_database_without_statistics_following_costs_no_compilation() {
             "entries",
             include_str!("../../sql/postgres/queries/entries.sql"),
         ),
+        ("keys", include_str!("../../sql/postgres/queries/keys.sql")),
     ] {
         let names = sync_config::schema::QualifiedName::parse("public", "sync_config").unwrap();
         let sql = sync_config::schema::Names::new(names).render(sql);

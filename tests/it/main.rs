@@ -13,6 +13,7 @@ mod consumers;
 #[macro_use]
 mod contract;
 mod bad_input;
+mod chaos;
 mod convergence;
 mod deaf_sessions;
 mod documents;

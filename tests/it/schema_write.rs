@@ -77,26 +77,26 @@ async fn many_keys_are_written_at_once_and_answered_in_order() {
     store.check().await;
 }
 
-/// With a join of all keys with all changed ones it took 120 times as long.
+/// How long it takes is measured by `cargo bench --bench changes`.
 #[tokio::test]
-async fn a_write_of_sixteen_times_as_many_keys_takes_about_as_many_times_as_long() {
+async fn a_write_of_many_keys_finds_each_by_an_index() {
+    const KEYS: usize = 4_000;
     let store = TestStore::new().await;
-    let clock = "SELECT extract(epoch FROM clock_timestamp())::float8";
-    let mut times: Vec<f64> = Vec::new();
-    for count in [1_000, 1_000, 16_000] {
-        let keys: Vec<String> = (0..count).map(|n| format!("k{n}")).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let value = times.len().to_string();
-        let begun: f64 = store.one(clock).await;
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("k{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    for value in ["1", "2"] {
+        store.run("BEGIN").await;
         let rows = store
-            .write(&keys, &vec![Some(&*value); count], None, None)
+            .write(&keys, &[Some(value); KEYS], None, None)
             .await
             .unwrap();
-        times.push(store.one::<f64>(clock).await - begun);
         assert!(rows.iter().all(|row| row.get::<_, bool>("changed")));
+        let scanned = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_xact_user_tables";
+        let scanned: i64 = store.one(scanned).await;
+        store.run("COMMIT").await;
+        // A few scans of a whole table may be the best plan; one for each key reads sixteen million rows.
+        assert!(scanned < 20 * KEYS as i64, "{scanned} rows scanned");
     }
-    let quick = times[0].max(times[1]);
-    assert!(times[2] < quick * 60.0, "{times:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
-use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -22,6 +21,7 @@ use tokio_postgres::{
 
 use super::connect::{Address, Role};
 use super::identifier::quote;
+use super::load::{Arrived, load};
 use super::queries::Queries;
 use super::{address, fault, rows};
 use crate::core::Revision;
@@ -66,6 +66,7 @@ pub(super) struct PgListener {
     /// The server's process that listens; 0 while none does.
     listening: AtomicI32,
     entries: String,
+    keys: String,
     /// `None` on a session that was taken from a pool.
     channel: Option<String>,
     /// Whether the session is to stay only while the server takes writes.
@@ -127,6 +128,7 @@ impl PgListener {
             shared: AtomicBool::new(false),
             listening: AtomicI32::new(0),
             entries: queries.entries.clone(),
+            keys: queries.keys.clone(),
             channel: channel.map(str::to_owned),
             must_write: false,
             mailbox,
@@ -265,10 +267,9 @@ impl Listener for PgListener {
                 moving(what, client.query_typed_raw(&self.page, params)).await?
             }
         };
-        pin_mut!(stream);
-        let mut found = Vec::new();
-        while let Some(row) = moving(what, stream.try_next()).await? {
-            found.push(row);
+        let (mut found, mut read) = (Vec::new(), Arrived::of(stream));
+        while let Some(arrived) = read.next(what).await? {
+            found.extend(arrived);
         }
         rows::page(after, &found).ok_or_else(|| rows::strange(what))
     }
@@ -289,15 +290,7 @@ impl Listener for PgListener {
         let row = head.first().ok_or_else(|| rows::strange(what))?;
         refuse_standby(what, row)?;
         let cursor = rows::cursor(row).ok_or_else(|| rows::strange(what))?;
-        let mut entries = Vec::new();
-        {
-            let none: [(&(dyn ToSql + Sync), Type); 0] = [];
-            let stream = moving(what, view.query_typed_raw(&self.entries, none)).await?;
-            pin_mut!(stream);
-            while let Some(row) = moving(what, stream.try_next()).await? {
-                entries.push(rows::entry(&row).ok_or_else(|| rows::strange(what))?);
-            }
-        }
+        let entries = load(what, &view, &self.entries, &self.keys).await?;
         moving(what, view.commit()).await?;
         Ok(Loaded {
             cursor,

@@ -17,6 +17,7 @@ pub(crate) mod identifier;
 pub(crate) mod joined;
 mod lent;
 mod listener;
+mod load;
 pub(crate) mod migrate;
 mod prepare;
 mod probe;

@@ -21,4 +21,4 @@ macro_rules! queries {
     };
 }
 
-queries! { hold head page history altered entries fold write put write_group put_group write_in numbered claim report_audit reconcile trim trim_sparing new_epoch consume places advance forget slow }
+queries! { hold head page history altered entries keys fold write put write_group put_group write_in numbered claim report_audit reconcile trim trim_sparing new_epoch consume places advance forget slow }

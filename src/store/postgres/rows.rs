@@ -100,20 +100,6 @@ pub(super) fn process(row: &Row) -> Option<i32> {
     row.try_get(11).ok()
 }
 
-/// A row of `entries.sql`.
-pub(super) fn entry(row: &Row) -> Option<Arc<Entry>> {
-    let (key, value) = (
-        Key::stored(row.try_get(0).ok()?),
-        Value::stored(row.try_get(1).ok()?),
-    );
-    Some(Arc::new(Entry::new(
-        key,
-        value,
-        revision(row.try_get(2).ok()?)?,
-        row.try_get(3).ok()?,
-    )))
-}
-
 /// The rows of `altered.sql`.
 pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
     let row = |row: &Row| {

@@ -33,6 +33,8 @@ pub(crate) enum Mode {
     BlackholeToClient,
     /// Passes each piece on after this time. The throughput stays.
     Delay(Duration),
+    /// Passes so many bytes a second on in each direction, in twenty pieces.
+    Throttle(usize),
     /// Holds everything back until the mode changes: nothing is lost.
     Freeze,
 }
@@ -49,7 +51,7 @@ impl Mode {
             Self::Blackhole => true,
             Self::BlackholeToServer => direction == Direction::ToServer,
             Self::BlackholeToClient => direction == Direction::ToClient,
-            Self::Pass | Self::Refuse | Self::Delay(_) | Self::Freeze => false,
+            Self::Pass | Self::Refuse | Self::Delay(_) | Self::Throttle(_) | Self::Freeze => false,
         }
     }
 
@@ -71,7 +73,7 @@ pub(crate) struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    target: (String, u16),
+    target: Mutex<(String, u16)>,
     mode: watch::Sender<Mode>,
     /// Every connection watches this; a cut replaces it.
     cut: Mutex<watch::Sender<()>>,
@@ -91,7 +93,7 @@ impl Proxy {
         let listener = listen_somewhere().await;
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            target,
+            target: Mutex::new(target),
             mode: watch::Sender::new(Mode::Pass),
             cut: Mutex::new(watch::Sender::new(())),
             accepted: AtomicU64::new(0),
@@ -115,6 +117,11 @@ impl Proxy {
     /// The URL of a database behind the proxy, on a private server.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Leads new connections to another port of this machine; open ones stay where they are.
+    pub(crate) fn lead_to(&self, port: u16) {
+        *self.shared.target.lock().unwrap() = ("127.0.0.1".to_owned(), port);
     }
 
     /// Changes the mode. It is in effect when this returns.
@@ -240,8 +247,8 @@ async fn carry(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
         }
         return Err(io::ErrorKind::ConnectionReset.into());
     }
-    let (host, port) = &shared.target;
-    let mut server = TcpStream::connect((host.as_str(), *port)).await?;
+    let target = shared.target.lock().unwrap().clone();
+    let mut server = TcpStream::connect(target).await?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
@@ -282,7 +289,7 @@ impl<'a> Lane<'a> {
         // 1024 parcels of at most 16 KiB: more than a delay in a test ever holds
         let (sender, parcels) = mpsc::channel(1024);
         let collect = collect(self.direction, self.mode.clone(), from, sender);
-        let deliver = deliver(self.bytes, parcels, to);
+        let deliver = deliver(self.bytes, self.mode, parcels, to);
         tokio::try_join!(collect, deliver).map(drop)
     }
 }
@@ -322,6 +329,7 @@ async fn collect(
 
 async fn deliver(
     bytes: &AtomicU64,
+    mode: watch::Receiver<Mode>,
     mut parcels: mpsc::Receiver<Parcel>,
     mut to: WriteHalf<'_>,
 ) -> io::Result<()> {
@@ -332,8 +340,25 @@ async fn deliver(
         if parcel.is_empty() {
             return to.shutdown().await;
         }
-        to.write_all(&parcel).await?;
+        let mut rest = parcel.as_slice();
+        while !rest.is_empty()
+            && let Some(size) = piece(&mode)
+        {
+            let (piece, later) = rest.split_at(rest.len().min(size));
+            to.write_all(piece).await?;
+            rest = later;
+            sleep_until(Instant::now() + Duration::from_millis(50)).await;
+        }
+        to.write_all(rest).await?;
         bytes.fetch_add(parcel.len() as u64, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// How much a throttle passes on at a time.
+fn piece(mode: &watch::Receiver<Mode>) -> Option<usize> {
+    match *mode.borrow() {
+        Mode::Throttle(rate) => Some(rate / 20 + 1),
+        _ => None,
+    }
 }

@@ -1,0 +1,2 @@
+-- The revision of each live key.
+SELECT k.key, k.revision FROM {key} k
