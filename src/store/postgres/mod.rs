@@ -23,6 +23,7 @@ mod prepare;
 mod probe;
 mod puts;
 mod queries;
+mod raw;
 mod refusal;
 mod rows;
 mod security;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::raw::{Bits, Moment};
 use crate::core::replica::{AuditReport, Committed, Head, Page};
 use crate::core::{
     Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
@@ -112,13 +113,11 @@ pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
 /// Collects the rows of `page.sql` into whole revisions.
 pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
     let first = rows.first()?;
-    let (epoch, head) = (
-        first.try_get::<_, &str>(0).ok()?.parse().ok()?,
-        revision(first.try_get(1).ok()?)?,
-    );
+    let Bits(epoch) = first.try_get(0).ok()?;
+    let head = revision(first.try_get(1).ok()?)?;
     let floor = revision(first.try_get(2).ok()?);
     let mut page = Page {
-        epoch,
+        epoch: Epoch::from_u128(epoch),
         head,
         anchor: None,
         floor,
@@ -129,7 +128,8 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
         let Some(at) = row.try_get::<_, Option<i64>>(3).ok()? else {
             continue;
         };
-        let (at, id) = (revision(at)?, revision_id(row.try_get(4).ok()?)?);
+        let (at, Bits(id)) = (revision(at)?, row.try_get(4).ok()?);
+        let id = RevisionId::from_u128(id);
         if at == after {
             page.anchor = Some(id);
             continue;
@@ -139,7 +139,7 @@ pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
                 .try_get::<_, Option<&str>>(6)
                 .ok()?
                 .and_then(|text| u64::from_str_radix(text, 16).ok());
-            let at_micros = row.try_get(5).ok()?;
+            let Moment(at_micros) = row.try_get(5).ok()?;
             page.revisions.push(Journaled {
                 revision: at,
                 id,
