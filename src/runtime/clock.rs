@@ -30,7 +30,8 @@ pub(crate) enum Clock {
     Manual(ManualClock),
 }
 
-/// The answer to a write comes a tenth of a millisecond after its notice; what is not answered by then is somebody else's.
+/// The answer to a write comes a tenth of a millisecond after its notice. What is not answered by then is somebody else's, and
+/// comes so much later.
 const OWN_NEWS_PAUSE: Duration = Duration::from_millis(1);
 
 /// A wait ended before what it waited for.

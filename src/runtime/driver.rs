@@ -27,9 +27,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A head check is one small query: 3 s without an answer means that nobody is there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Notices that may be kept at once; further ones are handed on.
-const MOST_HELD: usize = 64;
-
 type Query = Pin<Box<dyn Future<Output = (Input, Option<Arc<dyn Listener>>)> + Send>>;
 
 pub(crate) struct Driver {
@@ -41,8 +38,9 @@ pub(crate) struct Driver {
     newest: SessionId,
     /// The connection attempt or the query in flight.
     query: Option<Query>,
-    /// Notices of changes that may be this instance's own, whose answers then tell more; and until when they wait for those.
-    held: Option<(Vec<Notice>, Duration)>,
+    /// The newest notice of what may be a change of this instance's own, whose answer then tells more; and until when it
+    /// waits for that.
+    held: Option<(Notice, Duration)>,
     errands: Errands,
     keeper: Option<Keeper>,
 }
@@ -238,7 +236,7 @@ impl Driver {
         };
         for heard in heard {
             match heard {
-                Heard::Notice(Some(notice)) if self.holds(&notice) => {}
+                Heard::Notice(Some(notice)) if self.holds(notice) => {}
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
                 Heard::Lost(why) => {
                     self.query = None;
@@ -249,32 +247,27 @@ impl Driver {
         }
     }
 
-    /// Keeps a notice of a change for a moment while a write of this instance's is under way. The server sends the notice
-    /// before the answer, and reading what the answer brings anyway costs it more than half of what the write did.
-    fn holds(&mut self, notice: &Notice) -> bool {
+    /// Keeps a notice for a moment while it may be of a write of this instance's own that is under way. The server sends it
+    /// before the answer, and to read what the answer brings anyway costs it a good part of what the write did.
+    fn holds(&mut self, notice: Notice) -> bool {
         let pause = self.engine.clock.own_news_pause();
-        if pause.is_zero() || !matches!(notice, Notice::Changed { .. }) || !self.engine.writes() {
+        if pause.is_zero() || !self.engine.may_be_own(notice) {
             return false;
         }
-        let until = self.engine.clock.now() + pause;
-        let (held, _) = self.held.get_or_insert_with(|| (Vec::new(), until));
-        if held.len() >= MOST_HELD {
-            return false;
-        }
-        held.push(*notice);
+        let until = match self.held {
+            // The first does not wait any longer because of the others.
+            Some((_, until)) => until,
+            None => self.engine.clock.now() + pause,
+        };
+        self.held = Some((notice, until));
         true
     }
 
     /// Hands on what was kept: by now it is old news, or somebody else's.
     fn let_go(&mut self) {
-        let Some((held, _)) = self.held.take() else {
-            return;
-        };
-        if let Some((session, _)) = self.session {
-            for notice in held {
-                let notice = Some(notice);
-                self.engine.feed(Input::Heard { session, notice });
-            }
+        if let (Some((notice, _)), Some((session, _))) = (self.held.take(), &self.session) {
+            let (session, notice) = (*session, Some(notice));
+            self.engine.feed(Input::Heard { session, notice });
         }
     }
 
