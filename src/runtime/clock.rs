@@ -30,6 +30,10 @@ pub(crate) enum Clock {
     Manual(ManualClock),
 }
 
+/// The answer to a write comes a tenth of a millisecond after its notice. What is not answered by then is somebody else's, and
+/// comes so much later.
+const OWN_NEWS_PAUSE: Duration = Duration::from_millis(1);
+
 /// A wait ended before what it waited for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Elapsed;
@@ -58,6 +62,15 @@ impl Clock {
     pub(crate) fn empty_read_pause(&self) -> Duration {
         match self {
             Self::Real { .. } => EMPTY_READ_PAUSE,
+            #[cfg(feature = "testing")]
+            Self::Manual(_) => Duration::ZERO,
+        }
+    }
+
+    /// How long notices wait for the answer to a write of this instance's own; with a clock that moves by hand not at all.
+    pub(super) fn own_news_pause(&self) -> Duration {
+        match self {
+            Self::Real { .. } => OWN_NEWS_PAUSE,
             #[cfg(feature = "testing")]
             Self::Manual(_) => Duration::ZERO,
         }

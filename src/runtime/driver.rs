@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::engine::Engine;
 use super::errands::{Errands, Intervals, within};
 use super::saved::Keeper;
+use crate::core::notice::Notice;
 use crate::core::replica::{Action, Input, SessionId};
 use crate::error::Result;
 use crate::store::{Heard, Listener, Store};
@@ -37,6 +38,9 @@ pub(crate) struct Driver {
     newest: SessionId,
     /// The connection attempt or the query in flight.
     query: Option<Query>,
+    /// The newest notice of what may be a change of this instance's own, whose answer then tells more; and until when it
+    /// waits for that.
+    held: Option<(Notice, Duration)>,
     errands: Errands,
     keeper: Option<Keeper>,
 }
@@ -56,6 +60,7 @@ impl Driver {
             session: None,
             newest: 0,
             query: None,
+            held: None,
             errands,
             keeper: None,
         }
@@ -103,6 +108,10 @@ impl Driver {
     async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
         self.engine.feed(Input::Tick);
         while !*stop.borrow() {
+            if !self.engine.writes() {
+                self.let_go();
+            }
+            let held_until = self.held.as_ref().map(|(_, until)| *until);
             let deadline = self.engine.next_deadline();
             let clock = self.engine.clock.clone();
             let listener = self.session.as_ref().map(|(_, listener)| listener.clone());
@@ -113,6 +122,7 @@ impl Driver {
                 (input, listener) = pending(self.query.as_mut()) => self.finished(input, listener).await,
                 heard = hear(listener.as_deref()) => self.heard(heard).await,
                 () = self.errands.ended() => {}
+                () = at(&clock, held_until) => self.let_go(),
                 () = at(&clock, deadline) => self.engine.feed(Input::Tick),
                 () = clock.sleep_until(cleanup_at) => self.errands.cleanup(),
                 () = clock.sleep_until(look_at) => self.errands.look(),
@@ -226,6 +236,7 @@ impl Driver {
         };
         for heard in heard {
             match heard {
+                Heard::Notice(Some(notice)) if self.holds(notice) => {}
                 Heard::Notice(notice) => self.engine.feed(Input::Heard { session, notice }),
                 Heard::Lost(why) => {
                     self.query = None;
@@ -236,7 +247,32 @@ impl Driver {
         }
     }
 
+    /// Keeps a notice for a moment while it may be of a write of this instance's own that is under way. The server sends it
+    /// before the answer, and to read what the answer brings anyway costs it a good part of what the write did.
+    fn holds(&mut self, notice: Notice) -> bool {
+        let pause = self.engine.clock.own_news_pause();
+        if pause.is_zero() || !self.engine.may_be_own(notice) {
+            return false;
+        }
+        let until = match self.held {
+            // The first does not wait any longer because of the others.
+            Some((_, until)) => until,
+            None => self.engine.clock.now() + pause,
+        };
+        self.held = Some((notice, until));
+        true
+    }
+
+    /// Hands on what was kept: by now it is old news, or somebody else's.
+    fn let_go(&mut self) {
+        if let (Some((notice, _)), Some((session, _))) = (self.held.take(), &self.session) {
+            let (session, notice) = (*session, Some(notice));
+            self.engine.feed(Input::Heard { session, notice });
+        }
+    }
+
     async fn hang_up(&mut self) {
+        self.held = None;
         if let Some((_, listener)) = self.session.take() {
             listener.close().await;
         }

@@ -4,11 +4,13 @@
 //! subscribers' queues before the next input is handled.
 
 mod kept;
+mod publishing;
 #[cfg(feature = "testing")]
 mod tested;
+mod under_way;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,11 +23,11 @@ use super::clock::Clock;
 use super::followers::Followers;
 use super::news::News;
 use super::subscriptions::{StateSource, Subscriptions};
-use crate::core::replica::{Action, Committed, Config, Input, Mode, Publication};
+use crate::core::replica::{Action, Committed, Config, Input, Mode};
 use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot, shown as foreign};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
-use crate::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
+use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::Target;
 
 pub(crate) struct Engine {
@@ -46,6 +48,8 @@ pub(crate) struct Engine {
     settled: watch::Sender<bool>,
     closed: watch::Sender<bool>,
     actions: mpsc::UnboundedSender<Action>,
+    /// Transactions of this instance's that are under way.
+    writing: AtomicUsize,
     resyncs: Mutex<Resyncs>,
 }
 
@@ -102,6 +106,7 @@ impl Engine {
             settled: watch::Sender::new(false),
             closed: watch::Sender::new(false),
             actions,
+            writing: AtomicUsize::new(0),
             resyncs: Mutex::default(),
         };
         (Arc::new(engine), queue)
@@ -109,16 +114,21 @@ impl Engine {
 
     /// Hands something that happened to the core and carries out what it publishes.
     pub(crate) fn feed(&self, input: Input) {
+        // Whoever waits for a revision is woken once for all of a page, not a thousand times.
+        let many = matches!(&input, Input::Page { page, .. } if page.revisions.len() > 1);
         let mut replica = self.replica();
         replica.handle(self.clock.now(), input);
         while let Some(action) = replica.next_action() {
             match action {
-                Action::Publish(publication) => self.publish(publication),
+                Action::Publish(publication) => self.publish(publication, !many),
                 Action::Tell(told) => self.book.note(&told, self.clock.wall()),
                 Action::ResyncDone { tickets, changed } => self.resync_done(&tickets, changed),
                 // Without a driver nobody runs actions any more.
                 action => drop(self.actions.send(action)),
             }
+        }
+        if many {
+            self.shown.send_modify(|_| {});
         }
         let settled = replica.settled();
         drop(replica);
@@ -377,39 +387,6 @@ impl Engine {
         self.closed.send_replace(true);
         lock(&self.resyncs).waiting.clear();
         self.subscriptions.close().await;
-    }
-
-    fn publish(&self, publication: Publication) {
-        let (cursor, rejected, event) = match publication {
-            Publication::Loaded(snapshot) => {
-                self.cache.replace(&snapshot);
-                tracing::info!(revision = %snapshot.revision(), entries = snapshot.len(), "loaded");
-                self.snapshot.store(Some(Shown::new(snapshot.clone())));
-                let rejected = self.followers.loaded(&snapshot);
-                (snapshot.cursor(), rejected, Event::State(snapshot))
-            }
-            Publication::Changed { set, silent } => {
-                self.cache.apply(&set, &silent);
-                self.snapshot.store(None);
-                self.book.open().counters.revisions += 1;
-                let rejected = self.followers.changed(&set, &silent);
-                (set.cursor(), rejected, Event::Changed(set))
-            }
-            Publication::Resynced { set, now, cause } => {
-                let rejected = if cause.replaces() {
-                    self.cache.replace(&now);
-                    self.followers.loaded(&now)
-                } else {
-                    self.cache.apply(&set, &[]);
-                    self.followers.changed(&set, &[])
-                };
-                self.snapshot.store(Some(Shown::new(now)));
-                (set.cursor(), rejected, Event::Resynced(set))
-            }
-        };
-        self.note_rejected(rejected);
-        self.shown.send_replace(Some(cursor));
-        self.subscriptions.publish(&event);
     }
 
     fn resync_done(&self, tickets: &[u64], changed: usize) {

@@ -20,6 +20,8 @@ mod trim;
 mod writer;
 
 #[cfg(test)]
+mod own_news_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use clock::Clock;

@@ -1,7 +1,7 @@
 //! What the driver does when the program itself is at fault.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,15 +18,17 @@ use crate::store::{
     Consumers, GroupAnswer, Heard, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest,
 };
 
-/// A store whose first head check panics, as a defect would.
-struct Defective {
-    inner: Arc<dyn Store>,
-    fault: Arc<AtomicBool>,
+/// A store whose first head check panics, as a defect would, if that is wanted. Counts the pages that are read.
+pub(super) struct Defective {
+    pub(super) inner: Arc<dyn Store>,
+    pub(super) fault: Arc<AtomicBool>,
+    pub(super) pages: Arc<AtomicUsize>,
 }
 
 struct DefectiveListener {
     inner: Arc<dyn Listener>,
     fault: Arc<AtomicBool>,
+    pages: Arc<AtomicUsize>,
 }
 
 #[async_trait]
@@ -38,8 +40,11 @@ impl Store for Defective {
         self.inner.prepare().await
     }
     async fn open(&self) -> Result<Arc<dyn Listener>> {
-        let (inner, fault) = (self.inner.open().await?, self.fault.clone());
-        Ok(Arc::new(DefectiveListener { inner, fault }))
+        Ok(Arc::new(DefectiveListener {
+            inner: self.inner.open().await?,
+            fault: self.fault.clone(),
+            pages: self.pages.clone(),
+        }))
     }
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
         self.inner.write(request).await
@@ -98,6 +103,7 @@ impl Listener for DefectiveListener {
         self.inner.head(own).await
     }
     async fn page(&self, after: Revision) -> Result<Page> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
         self.inner.page(after).await
     }
     async fn snapshot(&self) -> Result<Loaded> {
@@ -111,6 +117,33 @@ impl Listener for DefectiveListener {
     }
 }
 
+/// An instance that looks at the head and polls so often.
+pub(super) fn config(check_interval: Duration) -> Config {
+    let hour = Duration::from_secs(3_600);
+    Config {
+        instance: 1,
+        check_interval,
+        heartbeat_interval: hour,
+        reconnect_interval: Duration::from_millis(200),
+        poll_interval: check_interval,
+        poll_jitter: Duration::ZERO,
+        notifications: true,
+        sync_on_mismatch: true,
+        empty_read_pause: EMPTY_READ_PAUSE,
+    }
+}
+
+pub(super) fn intervals(each: Duration) -> Intervals {
+    Intervals {
+        heartbeat: each,
+        cleanup: each,
+        retention: each,
+        grace: Duration::ZERO,
+        request_timeout: Duration::from_millis(5_000),
+        repair: true,
+    }
+}
+
 #[tokio::test]
 async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
     let sources = Clock::start().sources();
@@ -119,27 +152,10 @@ async fn a_panic_of_the_driver_ends_the_session_and_not_the_service() {
     let store: Arc<dyn Store> = Arc::new(Defective {
         inner,
         fault: fault.clone(),
+        pages: Arc::default(),
     });
     let millis = Duration::from_millis;
-    let config = Config {
-        instance: 1,
-        check_interval: millis(50),
-        heartbeat_interval: millis(60_000),
-        reconnect_interval: millis(200),
-        poll_interval: millis(50),
-        poll_jitter: millis(0),
-        notifications: true,
-        sync_on_mismatch: true,
-        empty_read_pause: EMPTY_READ_PAUSE,
-    };
-    let intervals = Intervals {
-        heartbeat: millis(60_000),
-        cleanup: millis(60_000),
-        retention: millis(60_000),
-        grace: Duration::ZERO,
-        request_timeout: millis(5_000),
-        repair: true,
-    };
+    let (config, intervals) = (config(millis(50)), intervals(millis(60_000)));
     let (engine, actions) = Engine::new(config, 1, store.describe(), Clock::start());
     let (stop, stopped) = watch::channel(false);
     let driver = tokio::spawn(Driver::new(engine.clone(), store, actions, intervals).run(stopped));

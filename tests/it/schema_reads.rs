@@ -212,6 +212,31 @@ async fn a_page_and_a_trim_read_the_journal_by_its_index_whatever_the_statistics
 }
 
 #[tokio::test]
+async fn a_page_that_was_planned_when_the_store_was_tiny_reads_no_table_whole() {
+    let store = TestStore::new().await;
+    store.fill(3).await;
+    store.run("VACUUM ANALYZE").await;
+    // As the listening session is opened.
+    store
+        .run("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+        .await;
+    store
+        .run(&format!(
+            "PREPARE kept AS {PAGE}; EXECUTE kept (0); EXECUTE kept (1)"
+        ))
+        .await;
+    store.run("UPDATE {table} SET value = '2'").await;
+    store
+        .run("INSERT INTO {table} (key, value) SELECT 'l' || n, '1' FROM generate_series(1, 30000) n")
+        .await;
+    store
+        .run("UPDATE {table} SET value = '3' WHERE key = 'k1'")
+        .await;
+    let whole = store.read_whole("EXECUTE kept (3)").await;
+    assert!(whole.is_empty(), "{whole:?}");
+}
+
+#[tokio::test]
 async fn a_page_ends_after_16_mib_of_values_with_a_whole_revision() {
     let store = TestStore::new().await;
     for n in 1..=4 {

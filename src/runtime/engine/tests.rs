@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::core::replica::ResyncCause;
+use crate::core::replica::{Publication, ResyncCause};
 use crate::core::{Cause, Change, ChangeSet, DecodeError, Entry, RevisionId, Value};
 
 fn engine() -> Arc<Engine> {
@@ -31,7 +31,7 @@ fn a_fold_is_shared_by_all_who_ask_and_holds_no_input_up() {
         id: RevisionId::from_u128(3),
     };
     let snapshot = Arc::new(Snapshot::new(cursor, Vec::new()));
-    engine.publish(Publication::Loaded(snapshot));
+    engine.publish(Publication::Loaded(snapshot), true);
     let (begin, begun) = channel();
     let (release, released) = channel();
     std::thread::scope(|scope| {
@@ -107,13 +107,13 @@ fn followers_are_shown_loads_revisions_and_resyncs_of_both_kinds() {
     let shows = Arc::new(Shows::default());
     let follower: Arc<dyn Follow> = shows.clone();
     engine.follow(Key::stored("k"), Arc::downgrade(&follower));
-    engine.publish(Publication::Loaded(state(1, &["1"])));
+    engine.publish(Publication::Loaded(state(1, &["1"])), true);
     let silent = vec![entry("1")];
     let none = Arc::new(ChangeSet {
         changes: Vec::new(),
         ..*set(2, None)
     });
-    engine.publish(Publication::Changed { set: none, silent });
+    engine.publish(Publication::Changed { set: none, silent }, true);
     for (set, now, cause) in [
         (
             set(3, Some(entry("2"))),
@@ -127,7 +127,7 @@ fn followers_are_shown_loads_revisions_and_resyncs_of_both_kinds() {
         ),
         (set(1, None), state(1, &[]), ResyncCause::Fork),
     ] {
-        engine.publish(Publication::Resynced { set, now, cause });
+        engine.publish(Publication::Resynced { set, now, cause }, true);
     }
     let late = Arc::new(Shows::default());
     let follower: Arc<dyn Follow> = late.clone();

@@ -282,6 +282,7 @@ impl Shared {
             mut caller,
             ..
         } = waiting;
+        let _under_way = self.engine.write_begins();
         let answer = tokio::select! {
             answer = self.store.write(&request) => answer,
             () = self.given_up(std::slice::from_mut(&mut caller)) => return,
@@ -302,6 +303,7 @@ impl Shared {
             .map(|waiting| (waiting.request, waiting.caller))
             .unzip();
         let borrowed: Vec<&WriteRequest> = requests.iter().collect();
+        let _under_way = self.engine.write_begins();
         let answer = tokio::select! {
             answer = self.store.write_group(&borrowed) => answer,
             () = self.given_up(&mut callers) => return Vec::new(),

@@ -30,6 +30,11 @@ const UNTAKEN: [&str; 4] = ["42704", "22023", "0A000", "08P01"];
 /// The server drops a session soon after its peer is gone.
 const KEEPALIVES: &str = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000";
 
+/// What the listening session prepares is planned once. Else the server compares what a plan for any revision seems to cost with
+/// what those for the newest ones did, and plans anew each time, for five times as long as it then reads. Such a plan may be of
+/// a day when the tables were tiny, and worth reading whole.
+const PLANNED_ONCE: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+
 /// A transaction whose owner froze holds its locks no longer than this; streams are not idle.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
@@ -75,9 +80,9 @@ struct Options {
 impl Options {
     /// Queries are not compiled, which costs small ones more than they take, and a session is never ended for idling. Writes
     /// wait for one another instead of failing, whatever isolation the role or the database has for others.
-    fn new(statement: Duration, lock: Duration) -> Self {
+    fn new(statement: Duration, lock: Duration, more: &str) -> Self {
         let base = format!(
-            "-c jit=off -c default_transaction_isolation=read\\ committed -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            "{more} -c jit=off -c default_transaction_isolation=read\\ committed -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
             milliseconds(statement),
             milliseconds(lock),
             milliseconds(IDLE_IN_TRANSACTION),
@@ -101,9 +106,9 @@ impl Address {
         Ok(Self {
             target: Target::parse(setting, address, settings)?,
             sessions: [
-                Options::new(settings.statement_limit(), lock),
+                Options::new(settings.statement_limit(), lock, ""),
                 // Whatever it reads is streamed and given up by the client when it stalls.
-                Options::new(Duration::ZERO, lock),
+                Options::new(Duration::ZERO, lock, PLANNED_ONCE),
             ],
             way: AtomicU8::new(UNKNOWN),
         })

@@ -284,7 +284,9 @@ impl Listener for PgListener {
             .isolation_level(IsolationLevel::RepeatableRead)
             .read_only(true);
         let view = moving(what, view.start()).await?;
-        moving(what, view.batch_execute(&self.hold)).await?;
+        // This session reads no table whole otherwise.
+        let hold = format!("{}; SET LOCAL enable_seqscan = on", self.hold);
+        moving(what, view.batch_execute(&hold)).await?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
         let head = moving(what, view.query_typed(&self.head, &params)).await?;
         let row = head.first().ok_or_else(|| rows::strange(what))?;

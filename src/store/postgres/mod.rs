@@ -24,6 +24,7 @@ mod prepare;
 mod probe;
 mod puts;
 mod queries;
+mod raw;
 mod refusal;
 mod rows;
 mod security;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::raw::{Bits, Moment};
 use crate::core::replica::{AuditReport, Committed, Head, Page};
 use crate::core::{
     Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
@@ -19,6 +20,10 @@ use crate::write::{Item, WrittenKey};
 pub(super) trait Columns {
     fn text(&self, column: usize) -> Option<Option<&str>>;
     fn number(&self, column: usize) -> Option<Option<i64>>;
+    /// A uuid.
+    fn bits(&self, column: usize) -> Option<Option<u128>>;
+    /// A time in microseconds since 1970; 0 for NULL and for one that cannot be shown.
+    fn micros(&self, column: usize) -> Option<i64>;
 }
 
 impl Columns for Row {
@@ -28,6 +33,16 @@ impl Columns for Row {
 
     fn number(&self, column: usize) -> Option<Option<i64>> {
         self.try_get(column).ok()
+    }
+
+    fn bits(&self, column: usize) -> Option<Option<u128>> {
+        let bits: Option<Bits> = self.try_get(column).ok()?;
+        Some(bits.map(|Bits(bits)| bits))
+    }
+
+    fn micros(&self, column: usize) -> Option<i64> {
+        let Moment(micros) = self.try_get(column).ok()?;
+        Some(micros)
     }
 }
 
@@ -129,9 +144,9 @@ pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
 /// Collects the rows of `page.sql` into whole revisions; `None` when they contradict each other.
 pub(super) fn page(after: Revision, rows: &[impl Columns]) -> Option<Page> {
     let first = rows.first()?;
-    let (epoch, head) = (first.text(0)??, revision(first.number(1)??)?);
+    let (epoch, head) = (first.bits(0)??, revision(first.number(1)??)?);
     let mut page = Page {
-        epoch: epoch.parse().ok()?,
+        epoch: Epoch::from_u128(epoch),
         head,
         anchor: None,
         floor: first.number(2)?.and_then(revision),
@@ -140,13 +155,13 @@ pub(super) fn page(after: Revision, rows: &[impl Columns]) -> Option<Page> {
     };
     for row in rows {
         // All rows are of one moment.
-        if row.text(0)?? != epoch || row.number(1)?? != number(head) {
+        if row.bits(0)?? != epoch || row.number(1)?? != number(head) {
             return None;
         }
         let Some(at) = row.number(3)? else {
             continue;
         };
-        let (at, id) = (revision(at)?, revision_id(row.text(4)?)?);
+        let (at, id) = (revision(at)?, RevisionId::from_u128(row.bits(4)??));
         if at > head {
             return None;
         }
@@ -163,7 +178,7 @@ pub(super) fn page(after: Revision, rows: &[impl Columns]) -> Option<Page> {
             Some(_) | None => page.revisions.push(Journaled {
                 revision: at,
                 id,
-                at_micros: row.number(5)??,
+                at_micros: row.micros(5)?,
                 origin: (row.text(6)?).and_then(|text| u64::from_str_radix(text, 16).ok()),
                 changes: Vec::new(),
             }),

@@ -15,6 +15,8 @@ pub(crate) enum Cell {
     Null,
     Number(i64),
     Text(String),
+    Bits(u128),
+    Moment(i64),
     /// Of a type that nobody expects.
     Strange,
 }
@@ -24,7 +26,7 @@ impl Columns for Vec<Cell> {
         match self.get(column)? {
             Cell::Null => Some(None),
             Cell::Text(text) => Some(Some(text)),
-            Cell::Number(_) | Cell::Strange => None,
+            _ => None,
         }
     }
 
@@ -32,7 +34,23 @@ impl Columns for Vec<Cell> {
         match self.get(column)? {
             Cell::Null => Some(None),
             Cell::Number(number) => Some(Some(*number)),
-            Cell::Text(_) | Cell::Strange => None,
+            _ => None,
+        }
+    }
+
+    fn bits(&self, column: usize) -> Option<Option<u128>> {
+        match self.get(column)? {
+            Cell::Null => Some(None),
+            Cell::Bits(bits) => Some(Some(*bits)),
+            _ => None,
+        }
+    }
+
+    fn micros(&self, column: usize) -> Option<i64> {
+        match self.get(column)? {
+            Cell::Null => Some(0),
+            Cell::Moment(micros) => Some(*micros),
+            _ => None,
         }
     }
 }

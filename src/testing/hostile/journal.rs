@@ -89,10 +89,6 @@ fn id_of(at: i64) -> u128 {
     u128::from(at.unsigned_abs()) + 1_000
 }
 
-fn id_text(id: u128) -> Cell {
-    Cell::Text(RevisionId::from_u128(id).to_string())
-}
-
 /// Rows as `page.sql` answers them, each column now and then something else.
 fn rows(from: i64, choices: &mut Choices<'_>) -> Vec<Vec<Cell>> {
     let head = from.saturating_add(i64::from(choices.byte() % 16));
@@ -118,11 +114,11 @@ fn rows(from: i64, choices: &mut Choices<'_>) -> Vec<Vec<Cell>> {
             at = number;
         }
         let id = match step >> 4 {
-            6 => id_text(1),
+            6 => Cell::Bits(1),
             7 => Cell::Null,
             14 => Cell::Text("garbage".to_owned()),
             15 => Cell::Strange,
-            _ => id_text(id_of(at)),
+            _ => Cell::Bits(id_of(at)),
         };
         let (epoch, head) = of_the_head(head, choices);
         let (micros, origin) = of_the_writer(choices);
@@ -154,13 +150,10 @@ fn rows(from: i64, choices: &mut Choices<'_>) -> Vec<Vec<Cell>> {
 
 fn of_the_head(head: i64, choices: &mut Choices<'_>) -> (Cell, Cell) {
     match choices.byte() {
-        0..=239 => (Cell::Text(EPOCH.to_string()), Cell::Number(head)),
-        240..=243 => (
-            Cell::Text(Epoch::from_u128(8).to_string()),
-            Cell::Number(head),
-        ),
+        0..=239 => (Cell::Bits(EPOCH.as_u128()), Cell::Number(head)),
+        240..=243 => (Cell::Bits(8), Cell::Number(head)),
         244..=247 => (
-            Cell::Text(EPOCH.to_string()),
+            Cell::Bits(EPOCH.as_u128()),
             Cell::Number(choices.number(head)),
         ),
         248..=251 => (Cell::Text("\u{1b}".to_owned()), Cell::Number(head)),
@@ -170,17 +163,17 @@ fn of_the_head(head: i64, choices: &mut Choices<'_>) -> (Cell, Cell) {
 
 fn of_the_writer(choices: &mut Choices<'_>) -> (Cell, Cell) {
     match choices.byte() {
-        0..=219 => (Cell::Number(0), Cell::Null),
+        0..=219 => (Cell::Moment(0), Cell::Null),
         220..=229 => (
-            Cell::Number(i64::MIN),
+            Cell::Moment(i64::MIN),
             Cell::Text("ffffffffffffffff".to_owned()),
         ),
         230..=239 => (
-            Cell::Number(i64::MAX),
+            Cell::Moment(i64::MAX),
             Cell::Text("an unknown kind".to_owned()),
         ),
         240..=247 => (Cell::Null, Cell::Null),
-        _ => (Cell::Number(1), Cell::Strange),
+        _ => (Cell::Moment(1), Cell::Strange),
     }
 }
 
@@ -193,10 +186,10 @@ fn said(before: &State, rows: &[Vec<Cell>]) -> Option<State> {
         return None;
     }
     for row in rows {
-        let (Cell::Text(epoch), Cell::Number(head)) = heads(row) else {
+        let (Cell::Bits(epoch), Cell::Number(head)) = heads(row) else {
             return None;
         };
-        if epoch != EPOCH.to_string() || matches!(row[2], Cell::Text(_) | Cell::Strange) {
+        if epoch != EPOCH.as_u128() || !matches!(row[2], Cell::Null | Cell::Number(_)) {
             return None;
         }
         let at = match row[3] {
@@ -204,10 +197,9 @@ fn said(before: &State, rows: &[Vec<Cell>]) -> Option<State> {
             Cell::Number(at) if (0..=head).contains(&at) => at.unsigned_abs(),
             _ => return None,
         };
-        let Cell::Text(id) = &row[4] else {
+        let Cell::Bits(id) = row[4] else {
             return None;
         };
-        let id = id.parse::<RevisionId>().ok()?.as_u128();
         if at == before.at {
             if id != before.id {
                 return None;
@@ -221,7 +213,7 @@ fn said(before: &State, rows: &[Vec<Cell>]) -> Option<State> {
         }
         let written = matches!(
             (&row[5], &row[6]),
-            (Cell::Number(_), Cell::Null | Cell::Text(_))
+            (Cell::Null | Cell::Moment(_), Cell::Null | Cell::Text(_))
         );
         if !again && !written {
             return None;
@@ -323,7 +315,10 @@ fn of_a_consumer(before: &State, rows: &[Vec<Cell>]) {
         .iter()
         .map(|row| {
             [3, 4, 0, 2, 7, 8, 8]
-                .map(|at: usize| row[at].clone())
+                .map(|at: usize| match &row[at] {
+                    Cell::Bits(bits) => Cell::Text(RevisionId::from_u128(*bits).to_string()),
+                    other => other.clone(),
+                })
                 .to_vec()
         })
         .collect();
