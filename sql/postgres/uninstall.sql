@@ -15,7 +15,7 @@ DROP FUNCTION IF EXISTS {fn_touch}(), {fn_on_insert}(), {fn_on_update}(), {fn_on
     {fn_on_commit}(), {fn_seal}(), {fn_number}(), {fn_put}(text, text, text, text),
     {fn_put_group}(text[], text[], text, text), {fn_extend}(bigint, bigint), {fn_write}(text[], text[], bigint[], text, text, text),
     {fn_write_group}(text[], text[], bigint[], integer[], text, text, integer, text),
-    {fn_write_in}(text[], text[], bigint[], text, text), {fn_changing}(),
+    {fn_write_in}(text[], text[], bigint[], text, text), {fn_changing}(), {fn_appeared}(text),
     {fn_claim}(text, interval, text), {fn_report_audit}(bigint, bigint, text),
     {fn_reconcile}(text[], text[], text), {fn_trim}(interval, integer), {fn_new_epoch}(uuid),
     {fn_trim}(interval, integer, interval), {fn_sweep}(bigint, bigint, integer), {fn_consume}(text, boolean),

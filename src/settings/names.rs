@@ -21,8 +21,13 @@ const OTHERS: [&str; 6] = [
     "SYNC_CONFIG_STORE",
 ];
 
-/// Those of the project's own tests, which this process may be one of.
-const TESTS: [&str; 2] = ["SYNC_CONFIG_TEST_", "SYNC_CONFIG_LONG_TESTS"];
+/// Those of the project's own tests and benchmarks, which this process may be one of.
+const TESTS: [&str; 4] = [
+    "SYNC_CONFIG_TEST_",
+    "SYNC_CONFIG_BENCH_",
+    "SYNC_CONFIG_CHAOS_",
+    "SYNC_CONFIG_LONG_TESTS",
+];
 
 /// The setting of a name or of its alias.
 pub(super) fn find(name: &str) -> Option<&'static Spec> {

@@ -105,7 +105,7 @@ fn sources(directory: &str) -> Vec<String> {
 #[test]
 fn every_variable_that_the_project_reads_is_known_to_the_settings() {
     let mut checked = 0;
-    for source in ["src", "tests", "examples"]
+    for source in ["src", "tests", "examples", "benches"]
         .iter()
         .flat_map(|directory| sources(directory))
     {

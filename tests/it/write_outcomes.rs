@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sync_config::Value;
 use sync_config::prelude::*;
 
@@ -49,6 +50,81 @@ async fn an_answer_that_is_lost_is_unknown_and_sending_it_again_makes_one_revisi
         let again = service.write(batch()).await.unwrap();
         assert!(again.replayed() && again.revision() == written.revision());
         assert_eq!(head(&admin).await, before + 1, "at most one revision");
+    }
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+/// Sends writes of which one deletes a key that somebody else has made, but not committed, when it is looked for.
+async fn delete_what_is_made_meanwhile(batches: Vec<Batch>, transactions: i64) {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let (holder, maker) = (db.client().await, db.client().await);
+    run(&holder, "BEGIN; SELECT FROM sync_config_head FOR UPDATE").await;
+    let made = "INSERT INTO sync_config (key, value) VALUES ('made', '1')";
+    let made = async { run(&maker, made).await };
+    let written = async {
+        until_waiting(&db, 1).await;
+        join_all(batches.into_iter().map(|batch| service.write(batch))).await
+    };
+    let released = async {
+        until_waiting(&db, 1 + transactions).await;
+        run(&holder, "COMMIT").await;
+    };
+    let ((), written, ()) = tokio::join!(made, written, released);
+    for written in written {
+        let written = written.unwrap();
+        let deleted = written
+            .keys()
+            .iter()
+            .find(|key| key.key().as_str() == "made");
+        if let Some(deleted) = deleted {
+            assert!(deleted.changed() && deleted.entry().is_none());
+            assert!(written.revision().get() > 1, "after the one that made it");
+        }
+    }
+    assert!(service.get("made").unwrap().is_none());
+    equal_to_the_table(&[&service], &maker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_deletes_what_was_made_before_it_had_its_revision() {
+    let batch = Batch::new().put("a", 1).delete("made");
+    delete_what_is_made_meanwhile(vec![batch], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_shares_a_transaction_deletes_what_was_made_before_it_had_its_revision() {
+    let put = |key: &str| Batch::new().put(key, 1);
+    let batches = vec![put("a"), put("b").delete("made"), put("c")];
+    delete_what_is_made_meanwhile(batches, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_was_prepared_before_an_upgrade_is_written_all_the_same() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url())).max_connections(1)).await;
+    let admin = db.client().await;
+    service.set("k", 1).await.unwrap();
+    // What a later version may do: the function tells one thing more.
+    let function: String = one(
+        &admin,
+        "SELECT pg_get_functiondef('sync_config_put'::regproc)",
+    )
+    .await;
+    let later = function.replacen(
+        ", OUT others boolean)",
+        ", OUT others boolean, OUT more text)",
+        1,
+    );
+    assert_ne!(later, function);
+    run(
+        &admin,
+        &format!("BEGIN; DROP FUNCTION sync_config_put; {later}; COMMIT"),
+    )
+    .await;
+    for value in 2..5 {
+        let written = service.set("k", value).await.unwrap();
+        assert_eq!(written.revision().get(), value);
     }
     equal_to_the_table(&[&service], &admin).await;
 }

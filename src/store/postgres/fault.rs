@@ -119,6 +119,11 @@ fn holds_nul(value: &serde_json::Value) -> bool {
     }
 }
 
+/// Whether the statement had no effect because it met somebody else's transaction, and may fare better at once.
+pub(super) fn met_another(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE)
+}
+
 /// The server's refusal of a statement: it had no effect.
 fn refused(what: &str, db: &DbError) -> Error {
     let (what, code) = (what.to_owned(), db.code());

@@ -148,7 +148,7 @@ const TABLES: [&str; 9] = [
 const OTHERS: [&str; 2] = ["change", "idempotency"];
 
 /// The functions of a store, by the ending of their names.
-const FUNCTIONS: [&str; 26] = [
+const FUNCTIONS: [&str; 27] = [
     "touch",
     "on_insert",
     "on_update",
@@ -164,6 +164,7 @@ const FUNCTIONS: [&str; 26] = [
     "write_group",
     "write_in",
     "changing",
+    "appeared",
     "claim",
     "report_audit",
     "reconcile",

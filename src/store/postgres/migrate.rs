@@ -21,7 +21,7 @@ pub const MAJOR: i32 = 1;
 const MIN_SERVER: i32 = 130_000;
 
 /// The migrations in their order. The text of one that was released never changes.
-const MIGRATIONS: [(&str, &str); 10] = [
+const MIGRATIONS: [(&str, &str); 11] = [
     (
         "0001_tables",
         include_str!("../../../sql/postgres/migrations/0001_tables.sql"),
@@ -57,6 +57,10 @@ const MIGRATIONS: [(&str, &str); 10] = [
     (
         "0009_lean",
         include_str!("../../../sql/postgres/migrations/0009_lean.sql"),
+    ),
+    (
+        "0010_deletes",
+        include_str!("../../../sql/postgres/migrations/0010_deletes.sql"),
     ),
     (
         "0011_roles",

@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 use crate::store::{GroupAnswer, WriteAnswer, WriteRequest};
 use crate::write::{Item, Precondition};
 
+/// A write that had no effect because somebody else made one of its keys between two of its steps is sent again at once, in which
+/// it finds that key. To meet this four times a key must come and go as often while the write is under way.
+const MOST_ATTEMPTS: u32 = 4;
+
 impl PostgresStore {
     /// Writes all items in one transaction, or none.
     pub(super) async fn write_one(&self, request: &WriteRequest) -> Result<WriteAnswer> {
@@ -45,9 +49,15 @@ impl PostgresStore {
             (&request.idempotency_key, Type::TEXT),
             (&origin, Type::TEXT),
         ];
-        let answer = self
-            .send(&what, deadline, |queries| &queries.write, &params)
-            .await?;
+        let mut attempts = 0..MOST_ATTEMPTS;
+        let answer = loop {
+            let _ = attempts.next();
+            let sent = self.send(&what, deadline.as_mut(), |queries| &queries.write, &params);
+            match sent.await? {
+                Err(error) if fault::met_another(&error) && !attempts.is_empty() => {}
+                answer => break answer,
+            }
+        };
         let answer = answer.map_err(|error| fault::write(&what, &error, items))?;
         rows::write_answer(items, &answer, self.instance)
             .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
@@ -107,8 +117,20 @@ impl PostgresStore {
             ready = ready => ready?,
             () = deadline.as_mut() => return Err(Error::unavailable(what, "no connection in time")),
         };
+        let sql = sql(&prepared.queries);
+        let statement = tokio::select! {
+            statement = client.statement(sql, params) => statement,
+            () = deadline.as_mut() => return Err(Error::unavailable(what, "its statement was not prepared in time")),
+        };
+        let answered = async {
+            match statement {
+                Ok(Some(statement)) => client.run(&statement, sql, params).await,
+                Ok(None) => client.query_typed(sql, params).await,
+                Err(error) => Err(error),
+            }
+        };
         let answer = tokio::select! {
-            answer = client.query_typed(sql(&prepared.queries), params) => answer,
+            answer = answered => answer,
             () = deadline.as_mut() => return Err(Error::unknown(what, "no answer in time")),
         };
         client.answered(&answer);
