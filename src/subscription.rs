@@ -1,6 +1,5 @@
 //! What a subscriber asks for and what it is told.
 
-#[cfg(feature = "server")]
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -21,12 +20,10 @@ pub struct Filter {
     pub(crate) state: bool,
     pub(crate) name: Option<String>,
     /// What waits behind the callback, where that hands over to a queue of its own.
-    #[cfg(feature = "server")]
     pub(crate) behind: Option<Behind>,
 }
 
 /// How much waits in a queue that a callback fills, and how much may: revisions and bytes.
-#[cfg(feature = "server")]
 #[derive(Clone, Debug)]
 pub(crate) struct Behind {
     pub(crate) queued: Arc<AtomicUsize>,
@@ -34,14 +31,12 @@ pub(crate) struct Behind {
     pub(crate) most: (usize, usize),
 }
 
-#[cfg(feature = "server")]
 impl PartialEq for Behind {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.queued, &other.queued)
     }
 }
 
-#[cfg(feature = "server")]
 impl Eq for Behind {}
 
 /// A subscriber's name in bytes, as a consumer's; the rest is cut off.
@@ -60,7 +55,6 @@ impl Filter {
             scope,
             state: false,
             name: None,
-            #[cfg(feature = "server")]
             behind: None,
         }
     }
@@ -102,7 +96,6 @@ impl Filter {
     }
 
     /// Counts a queue that the callback fills as the subscriber's own.
-    #[cfg(feature = "server")]
     pub(crate) fn before(mut self, behind: Behind) -> Self {
         self.behind = Some(behind);
         self
@@ -131,7 +124,6 @@ impl Filter {
 
     /// How many revisions wait behind the callback, and whether half of what may wait there does.
     pub(crate) fn behind(&self) -> (usize, bool) {
-        #[cfg(feature = "server")]
         if let Some(behind) = &self.behind {
             let queued = behind.queued.load(Ordering::Relaxed);
             let bytes = behind.bytes.load(Ordering::Relaxed);

@@ -134,11 +134,12 @@ impl ConfigService {
         Ok(())
     }
 
-    /// Forgets a consumer and its place. False if there is none of that name.
+    /// Forgets a consumer and its place. False if there is none of that name. Needs the table's owner, or a role to which the
+    /// owner granted EXECUTE on the table's function `_forget`.
     ///
     /// # Errors
     ///
-    /// As [`ConfigService::consumer`].
+    /// As [`ConfigService::consumer`]; [`Error::is_denied`] for every other role.
     pub async fn remove_consumer(&self, name: &str) -> Result<bool> {
         self.open()?;
         check_name("consumer", name)?;

@@ -27,7 +27,7 @@ async fn a_callback_that_never_returns_is_named_costs_others_nothing_and_keeps_n
     let (called, calls) = channel();
     let stuck = move |_: &Event| {
         called.send(()).unwrap();
-        drop(never.recv());
+        let _ended = never.recv();
     };
     let filter = Filter::prefix("s").named("stuck");
     let id = config.on_change(filter, stuck).unwrap();

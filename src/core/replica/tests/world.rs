@@ -404,10 +404,8 @@ impl World {
 
     fn told(&mut self, at: usize, told: &Told) {
         match told {
-            Told::Forked { .. } => {
-                if !self.restored {
-                    self.fail(format!("{told:?} although there is one history"));
-                }
+            Told::Forked { .. } if !self.restored => {
+                self.fail(format!("{told:?} although there is one history"));
             }
             Told::Mismatch { .. } => {
                 self.hosts[at].mismatches += 1;
