@@ -12,10 +12,12 @@ pub(super) fn causes(view: &View<'_>, findings: &mut Findings<'_>) {
         let (mut before, mut since) = (&nothing, life.started.unwrap_or_default());
         for (record, status) in &life.statuses {
             let now = &status.repairs;
-            let rose = now.mismatches > before.mismatches
-                || now.needless_resyncs > before.needless_resyncs;
+            let untrue = now.mismatches > before.mismatches
+                && !happened(view, since, record.at, parts)
+                || now.needless_resyncs > before.needless_resyncs
+                    && !happened(view, since, record.at, alters);
             let place = status.place.as_ref().map(|place| place.revision);
-            if rose && !happened(view, since, record.at, alters) {
+            if untrue {
                 let expected = "no mismatch, since nothing was altered";
                 findings.add(record, place, expected, format!("{now:?}"));
             } else if now.resyncs > before.resyncs && !excused(view, since, record.at, now) {
@@ -30,7 +32,7 @@ pub(super) fn causes(view: &View<'_>, findings: &mut Findings<'_>) {
 /// Whether there was something that leads to a resync of that cause.
 fn excused(view: &View<'_>, from: Micros, to: Micros, repairs: &Repairs) -> bool {
     let cause = match repairs.last_cause.as_deref() {
-        Some("peer mismatch" | "audit mismatch") => alters,
+        Some("peer mismatch" | "audit mismatch") => parts,
         Some("fork" | "new epoch") => replaces,
         Some(_) | None => return false,
     };
@@ -39,6 +41,12 @@ fn excused(view: &View<'_>, from: Micros, to: Micros, repairs: &Repairs) -> bool
 
 fn alters(what: &FaultKind) -> bool {
     matches!(what, FaultKind::Falsified | FaultKind::Altered)
+}
+
+/// What makes copies differ at one revision of one epoch. An audit may read the history that took over while the instance
+/// still shows the one before.
+fn parts(what: &FaultKind) -> bool {
+    alters(what) || replaces(what)
 }
 
 fn replaces(what: &FaultKind) -> bool {
