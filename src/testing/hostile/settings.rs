@@ -1,7 +1,6 @@
 //! Settings: the text of one, the variables of a process, a file.
 
-use super::{SECRET, Target, assert_secret, assert_told};
-use crate::core::is_unseen;
+use super::{SECRET, Target, assert_secret, assert_told, unseen};
 use crate::error::Error;
 use crate::settings::{Environment, Layers, Origin, SPECS, Settings};
 
@@ -143,7 +142,7 @@ fn text(data: &[u8]) {
         Ok(()) => {
             shown(&Layers::new(settings.clone()));
             // Addresses and passwords are written percent-encoded.
-            assert!(!told.contains(is_unseen), "{name} = {text:?}");
+            assert!(!told.contains(unseen), "{name} = {text:?}");
         }
         Err(error) => refused(&error),
     }
@@ -156,8 +155,8 @@ fn text(data: &[u8]) {
 fn shown(layers: &Layers) {
     for setting in layers.iter() {
         let value = setting.value.unwrap_or_default();
-        assert!(!value.contains(is_unseen), "{} = {value:?}", setting.name);
-        assert!(!setting.origin.to_string().contains(is_unseen));
+        assert!(!value.contains(unseen), "{} = {value:?}", setting.name);
+        assert!(!setting.origin.to_string().contains(unseen));
     }
 }
 
