@@ -15,6 +15,7 @@ mod sections;
 mod setters;
 mod text;
 mod url;
+pub(crate) mod written;
 
 use std::fmt;
 use std::path::PathBuf;
