@@ -124,9 +124,9 @@ fn text(data: &[u8]) {
         let said = error.to_string();
         assert!(error.is_invalid_input() && said.contains(name), "{said}");
         if secret {
-            assert_secret(&said)
+            assert_secret(&said);
         } else {
-            assert_told(&said)
+            assert_told(&said);
         }
     };
     let settings = match Settings::default().with(name, text) {
