@@ -15,6 +15,7 @@ mod sections;
 mod setters;
 mod text;
 mod url;
+pub(crate) mod written;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -229,7 +230,7 @@ impl Settings {
                 // The text is not shown: it may be a URL whose name was mistyped.
                 let hint = names::hint(name, names::known());
                 let problem = format!("there is no such setting; {hint}");
-                return Err(Error::setting(name, "…", problem));
+                return Err(Error::setting(names::told(name), "…", problem));
             }
         }
         Ok(self)

@@ -43,7 +43,8 @@ impl Environment {
         for (name, value) in std::env::vars_os().filter(|(name, _)| ours(name)) {
             let name = name.to_string_lossy().into_owned();
             let Ok(value) = value.into_string() else {
-                return Err(Error::setting(name, "…", "the variable is not UTF-8"));
+                let problem = "the variable is not UTF-8";
+                return Err(Error::setting(names::told(&name), "…", problem));
             };
             variables.insert(name, value);
         }
@@ -124,7 +125,7 @@ impl Environment {
         let hint = names::hint(name, known.iter().map(String::as_str));
         Err(Error::placed(
             "the environment",
-            format!("there is no variable {name}; {hint}"),
+            format!("there is no variable {}; {hint}", names::told(name)),
         ))
     }
 
@@ -184,7 +185,8 @@ pub(super) fn read_secret(named_by: &str, path: &Path) -> Result<String> {
 impl fmt::Debug for Environment {
     /// Shows which variables are set, and no value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.variables.keys()).finish()
+        let names = self.variables.keys().map(|name| names::told(name));
+        f.debug_set().entries(names).finish()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What settings and variables are called, and what was probably meant by a name that there is not.
 
 use super::{SPECS, Spec};
+use crate::core::shown_start;
 
 /// What every variable of this program begins with, but the addresses'.
 pub(super) const PREFIX: &str = "SYNC_CONFIG_";
@@ -61,6 +62,14 @@ pub(super) fn variable(section: &str, name: &str) -> String {
 /// Whether a setting may hold a password.
 pub(super) fn is_secret(name: &str) -> bool {
     SECRETS.contains(&name)
+}
+
+/// A name that somebody gave, short and on one line. An address that stands in the place of a name may hold a password.
+pub(super) fn told(name: &str) -> String {
+    if name.contains("://") || name.contains('@') {
+        return "…".to_owned();
+    }
+    shown_start(name)
 }
 
 /// Whether a variable is somebody else's of this program.

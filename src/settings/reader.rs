@@ -236,11 +236,7 @@ impl Type {
     }
 }
 
-/// A name from the file, short and on one line. An address that stands in the place of a name may hold a password.
+/// A name from the file, short and on one line.
 fn shown(name: &str) -> String {
-    if name.contains("://") || name.contains('@') {
-        return "\"…\"".to_owned();
-    }
-    let short: String = name.chars().take(64).collect();
-    format!("{short:?}")
+    format!("\"{}\"", names::told(name))
 }

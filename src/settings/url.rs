@@ -2,6 +2,7 @@
 //!
 //! Guarantees: neither an error nor [`redacted`] holds a password, whatever the text; what is not understood is not shown.
 
+use super::written::{self, Url};
 use crate::core::is_unseen;
 use crate::error::{Error, Result};
 
@@ -30,6 +31,7 @@ const HIDDEN: &str = "…";
 
 /// The parts of a URL as they are written, percent-encoded.
 struct Parts<'a> {
+    postgres: bool,
     scheme: &'a str,
     user: Option<&'a str>,
     password: Option<&'a str>,
@@ -39,44 +41,31 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Cuts a URL, not `name=value` words. Whatever stands before the first `@` is user and password, unless that stands
-    /// among the parameters.
+    /// The parts of a URL; `None` for `name=value` words.
     fn cut(text: &'a str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        if scheme.contains('=') {
-            return None;
-        }
-        let question = rest.find('?').unwrap_or(rest.len());
-        let beyond_a_path = rest[..question].contains('/');
-        let (credentials, rest) = match rest.find('@') {
-            Some(at) if at < question || !beyond_a_path => (Some(&rest[..at]), &rest[at + 1..]),
-            _ => (None, rest),
-        };
-        let (user, password) = match credentials.map(|text| text.split_once(':')) {
+        let url = Url::cut(text)?;
+        let (user, password) = match url.credentials.map(|text| text.split_once(':')) {
             Some(Some((user, password))) => (Some(user), Some(password)),
-            _ => (credentials, None),
+            _ => (url.credentials, None),
         };
-        let (rest, parameters) = match rest.split_once('?') {
-            Some((rest, parameters)) => (rest, Some(parameters)),
-            None => (rest, None),
-        };
-        let (hosts, database) = match rest.split_once('/') {
+        let (hosts, database) = match url.place.split_once('/') {
             Some((hosts, database)) => (hosts, Some(database)),
-            None => (rest, None),
+            None => (url.place, None),
         };
         Some(Self {
-            scheme,
+            postgres: url.is_postgres(),
+            scheme: url.scheme,
             user,
             password,
             hosts,
             database,
-            parameters,
+            parameters: url.query,
         })
     }
 
     /// What is wrong with them, without a part of them.
     fn problem(&self) -> Option<&'static str> {
-        if !["postgres", "postgresql"].contains(&self.scheme) {
+        if !self.postgres {
             return Some("must begin with postgres:// or postgresql://");
         }
         let written = [
@@ -175,31 +164,11 @@ pub(super) fn redacted(text: &str) -> String {
 
 /// `host=h password=p` with `…` for whatever may be a secret. `None` for what is not written like that.
 fn redacted_words(text: &str) -> Option<String> {
-    let (mut rest, mut words) = (text.trim_start(), Vec::new());
-    while !rest.is_empty() {
-        let (name, value) = rest.split_once('=')?;
-        let value = value.trim_start();
-        let end = end_of_value(value)?;
-        words.push(shown_pair(&format!("{}={}", name.trim(), &value[..end])));
-        rest = value[end..].trim_start();
-    }
-    Some(words.join(" "))
-}
-
-/// Where a value ends: at the next blank, or after the closing quote.
-fn end_of_value(value: &str) -> Option<usize> {
-    let quoted = value.starts_with('\'');
-    let mut escaped = false;
-    for (at, c) in value.char_indices().skip(usize::from(quoted)) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '\'' if quoted => return Some(at + 1),
-            c if !quoted && c.is_whitespace() => return Some(at),
-            _ => {}
-        }
-    }
-    (!quoted).then_some(value.len())
+    let words = written::words(text).ok()?;
+    let words = words
+        .iter()
+        .map(|word| shown_pair(&format!("{}={}", word.name, word.written)));
+    Some(words.collect::<Vec<_>>().join(" "))
 }
 
 fn shown_pair(pair: &str) -> String {

@@ -26,6 +26,7 @@ mod heartbeat;
 mod layers;
 mod lifecycle;
 mod listener_faults;
+mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;

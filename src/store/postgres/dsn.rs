@@ -1,9 +1,11 @@
-//! The two ways to write an address, a URL and `key=value` words, taken apart without being shown.
+//! The parameters of an address, whichever way it is written, sorted without being shown.
 //!
 //! Guarantees: what tokio-postgres parses is handed on as it was written; what it does not know, or means otherwise than
 //! libpq, is taken out before. Problems name a parameter, never a value.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::settings::written::{Url, Word, words};
 
 /// Parameters that are honoured by this program itself.
 const OWN: [&str; 5] = [
@@ -61,16 +63,15 @@ pub(super) struct Parts {
 impl Parts {
     /// Takes an address apart.
     pub(super) fn of(address: &str) -> Result<Self, String> {
-        let url = ["postgres://", "postgresql://"]
-            .iter()
-            .find_map(|scheme| address.strip_prefix(scheme));
         let mut parts = Self::default();
-        match url {
-            Some(rest) => {
-                let (server, query) = split_url(rest);
-                parts.rest = format!("postgres://{server}");
+        match Url::cut(address).filter(Url::is_postgres) {
+            Some(url) => {
+                parts.rest = match url.credentials {
+                    Some(credentials) => format!("postgres://{credentials}@{}", url.place),
+                    None => format!("postgres://{}", url.place),
+                };
                 let mut mark = '?';
-                for (name, value) in query_words(query)? {
+                for (name, value) in query_words(url.query.unwrap_or_default())? {
                     let Some((name, value)) = parts.sort(name, value)? else {
                         continue;
                     };
@@ -84,8 +85,8 @@ impl Parts {
                 }
             }
             None => {
-                for (name, value) in words(address)? {
-                    if let Some((name, value)) = parts.sort(name, value)? {
+                for Word { name, value, .. } in words(address)? {
+                    if let Some((name, value)) = parts.sort(name.to_owned(), value)? {
                         let value = value.replace('\\', "\\\\").replace('\'', "\\'");
                         parts.rest += &format!("{name}='{value}' ");
                     }
@@ -132,20 +133,6 @@ impl Parts {
     }
 }
 
-/// Splits the server and its path from the query. A `?` before the `@` of the credentials belongs to a password.
-fn split_url(rest: &str) -> (&str, &str) {
-    let question = rest.find('?').unwrap_or(rest.len());
-    let credentials = match rest.find('@') {
-        // Beyond a path it is a part of the query.
-        Some(at) if at < question || !rest[..question].contains('/') => at,
-        _ => 0,
-    };
-    match rest[credentials..].find('?') {
-        Some(at) => (&rest[..credentials + at], &rest[credentials + at + 1..]),
-        None => (rest, ""),
-    }
-}
-
 fn query_words(query: &str) -> Result<Vec<(String, String)>, String> {
     let decoded = |text: &str| {
         let text = percent_decode_str(text).decode_utf8();
@@ -161,46 +148,6 @@ fn query_words(query: &str) -> Result<Vec<(String, String)>, String> {
             Ok((decoded(name)?, decoded(value)?))
         })
         .collect()
-}
-
-/// Splits `key=value` words; a value in single quotes may hold blanks, and a backslash keeps what follows it.
-fn words(text: &str) -> Result<Vec<(String, String)>, String> {
-    let mut found = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (name, after) = rest
-            .split_once('=')
-            .ok_or("write postgres://user@host:5432/database, or key=value words")?;
-        let name = name.trim();
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err("a word without = stands between the key=value words".to_owned());
-        }
-        let (value, end) = word_value(after.trim_start())?;
-        found.push((name.to_owned(), value));
-        rest = end.trim_start();
-    }
-    Ok(found)
-}
-
-fn word_value(text: &str) -> Result<(String, &str), String> {
-    let (quoted, body) = match text.strip_prefix('\'') {
-        Some(body) => (true, body),
-        None => (false, text),
-    };
-    let mut value = String::new();
-    let mut characters = body.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '\'' if quoted => return Ok((value, &body[at + 1..])),
-            '\\' => value.extend(characters.next().map(|(_, kept)| kept)),
-            _ if !quoted && character.is_whitespace() => return Ok((value, &body[at..])),
-            _ => value.push(character),
-        }
-    }
-    match quoted {
-        true => Err("a value in quotes has no end".to_owned()),
-        false => Ok((value, "")),
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{SECRET, Target, assert_secret};
-use crate::core::is_unseen;
+use super::{SECRET, Target, assert_secret, unseen};
 use crate::settings::{Layers, Settings};
 use crate::store::postgres::tested::{Understood, understood};
 
@@ -100,7 +99,7 @@ fn told(text: &str) -> (String, Vec<String>) {
 
 fn anything(text: &str) {
     let (shown, errors) = told(text);
-    assert!(!shown.contains(is_unseen), "{shown:?}");
+    assert!(!shown.contains(unseen), "{shown:?}");
     for said in &errors {
         assert!(said.contains("database_url"), "{said}");
         assert_secret(said);
@@ -110,7 +109,7 @@ fn anything(text: &str) {
     }
     if let Some(Ok(understood)) = understood(text) {
         let told = understood.described;
-        assert!(!told.contains(is_unseen), "{told:?}");
+        assert!(!told.contains(unseen), "{told:?}");
     }
 }
 
@@ -139,7 +138,7 @@ fn as_words(user: &str, password: &str, database: &str, application: &str) {
         .any(|part| part.contains(SECRET));
     assert!(elsewhere || !shown.contains(SECRET), "{text}: {shown}");
     // A URL takes those, percent-encoded. What looks like a URL is read as one.
-    if text.contains(is_unseen) || text.contains("://") {
+    if text.contains(unseen) || text.contains("://") {
         return;
     }
     assert!(errors.is_empty(), "{text}: {errors:?}");

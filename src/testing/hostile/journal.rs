@@ -14,7 +14,7 @@ use crate::store::postgres::tested::{Cell, history, page};
 
 pub(super) const JOURNAL: Target = Target {
     name: "journal",
-    holds: |data| drop(folded(data)),
+    holds,
     // The bytes of rows that continue the history, and of some that do not.
     words: &[
         "\u{1}\u{5}\u{0}\u{6}\u{0}\u{0}\u{0}\u{0}\u{0}",
@@ -52,6 +52,10 @@ pub(super) enum Outcome {
     Refused,
     Unmoved,
     Moved,
+}
+
+fn holds(data: &[u8]) {
+    folded(data);
 }
 
 /// A page is refused, leads to a resync, or leads to exactly the state that its rows say; never to another.
@@ -322,11 +326,10 @@ fn of_a_consumer(before: &State, rows: &[Vec<Cell>]) {
                 .to_vec()
         })
         .collect();
-    let mut at = before.at;
-    for recorded in history(after, &rows).unwrap_or_default() {
-        assert_eq!(recorded.cursor.revision.get(), at + 1, "{rows:?}");
+    let recorded = history(after, &rows).unwrap_or_default();
+    for (recorded, at) in recorded.iter().zip(before.at + 1..) {
+        assert_eq!(recorded.cursor.revision.get(), at, "{rows:?}");
         assert_eq!(recorded.cursor.epoch, EPOCH);
-        at += 1;
     }
 }
 
