@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::raw::{Bits, Moment};
-use crate::core::replica::{AuditReport, Committed, Head, Page};
+use crate::core::replica::{AuditReport, Committed, Head};
 use crate::core::{
     Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
@@ -108,62 +107,6 @@ pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
         Some((Key::stored(row.try_get(0).ok()?), last_word.map(Arc::from)))
     };
     rows.iter().map(row).collect()
-}
-
-/// Collects the rows of `page.sql` into whole revisions.
-pub(super) fn page(after: Revision, rows: &[Row]) -> Option<Page> {
-    let first = rows.first()?;
-    let Bits(epoch) = first.try_get(0).ok()?;
-    let head = revision(first.try_get(1).ok()?)?;
-    let floor = revision(first.try_get(2).ok()?);
-    let mut page = Page {
-        epoch: Epoch::from_u128(epoch),
-        head,
-        anchor: None,
-        floor,
-        revisions: Vec::new(),
-        more: false,
-    };
-    for row in rows {
-        let Some(at) = row.try_get::<_, Option<i64>>(3).ok()? else {
-            continue;
-        };
-        let (at, Bits(id)) = (revision(at)?, row.try_get(4).ok()?);
-        let id = RevisionId::from_u128(id);
-        if at == after {
-            page.anchor = Some(id);
-            continue;
-        }
-        if page.revisions.last().is_none_or(|last| last.revision != at) {
-            let origin = row
-                .try_get::<_, Option<&str>>(6)
-                .ok()?
-                .and_then(|text| u64::from_str_radix(text, 16).ok());
-            let Moment(at_micros) = row.try_get(5).ok()?;
-            page.revisions.push(Journaled {
-                revision: at,
-                id,
-                at_micros,
-                origin,
-                changes: Vec::new(),
-            });
-        }
-        if let (Some(key), Some(journaled)) = (
-            row.try_get::<_, Option<&str>>(7).ok()?,
-            page.revisions.last_mut(),
-        ) {
-            let new = row.try_get::<_, Option<&str>>(8).ok()?.map(Arc::from);
-            journaled.changes.push(JournaledChange {
-                key: Key::stored(key),
-                new,
-            });
-        }
-    }
-    page.more = page
-        .revisions
-        .last()
-        .is_some_and(|last| last.revision < head);
-    Some(page)
 }
 
 /// Collects the rows of `history.sql`; `None` when the journal does not reach back to `after`, or has another past.
