@@ -27,8 +27,19 @@ impl Pooled {
     async fn start() -> Option<Self> {
         let mut own = OwnCluster::start();
         let pooler = PgBouncer::before(&mut own).await?;
+        Some(Self::of(own, pooler).await)
+    }
+
+    /// The same with a pooler that lets the settings of a session fall without a word.
+    async fn careless() -> Option<Self> {
+        let mut own = OwnCluster::start();
+        let pooler = PgBouncer::careless(&mut own).await?;
+        Some(Self::of(own, pooler).await)
+    }
+
+    async fn of(own: OwnCluster, pooler: PgBouncer) -> Self {
         let db = TestDb::on(&own).await;
-        Some(Self { pooler, db, own })
+        Self { pooler, db, own }
     }
 
     /// The address through the pooler.
@@ -190,9 +201,19 @@ async fn a_pooler_that_is_killed_loses_no_write_and_makes_none_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_mixed_calls_never_meet_a_prepared_statement() {
-    let Some(mut pooled) = Pooled::start().await else {
-        return;
-    };
+    if let Some(pooled) = Pooled::start().await {
+        mixed_calls(pooled).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_lets_settings_fall_is_told_from_a_server_by_its_sessions() {
+    if let Some(pooled) = Pooled::careless().await {
+        mixed_calls(pooled).await;
+    }
+}
+
+async fn mixed_calls(mut pooled: Pooled) {
     let settings = beating(Settings::new(pooled.url())).max_connections(6);
     let (one_, two) = (start(settings.clone()).await, start(settings).await);
     let begin = one_.set("begin", 1).await.unwrap().cursor();

@@ -100,6 +100,36 @@ async fn a_write_that_shares_a_transaction_deletes_what_was_made_before_it_had_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_was_prepared_before_an_upgrade_is_written_all_the_same() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url())).max_connections(1)).await;
+    let admin = db.client().await;
+    service.set("k", 1).await.unwrap();
+    // What a later version may do: the function tells one thing more.
+    let function: String = one(
+        &admin,
+        "SELECT pg_get_functiondef('sync_config_put'::regproc)",
+    )
+    .await;
+    let later = function.replacen(
+        ", OUT others boolean)",
+        ", OUT others boolean, OUT more text)",
+        1,
+    );
+    assert_ne!(later, function);
+    run(
+        &admin,
+        &format!("BEGIN; DROP FUNCTION sync_config_put; {later}; COMMIT"),
+    )
+    .await;
+    for value in 2..5 {
+        let written = service.set("k", value).await.unwrap();
+        assert_eq!(written.revision().get(), value);
+    }
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_does_not_come_is_unknown_at_the_deadline_and_harms_no_later_write() {
     let db = TestDb::new().await;
     let proxy = Proxy::to(cluster().address()).await;

@@ -4,9 +4,10 @@
 //! it; the session's settings are sent when logging in, so that nothing of them stays behind on a server connection that a
 //! pooler lends to others. An error names every host that was tried, and why it would not do.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
@@ -42,16 +43,31 @@ pub(super) type Session = (Client, Connection<Socket, tls::Stream>);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Role {
-    Pool,
+pub(super) enum Role<'a> {
+    /// For writes, with a text to know the session by.
+    Pool {
+        mark: &'a str,
+    },
     Listener,
 }
+
+/// What the session was told when logging in, to know it by.
+const MARK: &str = "SELECT pg_catalog.current_setting('sync_config.session', true)";
 
 /// An address, with the settings of its sessions.
 pub(super) struct Address {
     target: Target,
     sessions: [Options; 2],
+    /// [`UNKNOWN`], [`DIRECT`] or [`INDIRECT`].
+    way: AtomicU8,
 }
+
+/// No connection of a pool was opened yet.
+const UNKNOWN: u8 = 0;
+/// Each connection that the pool has is a server's session.
+const DIRECT: u8 = 1;
+/// There may be a pooler in between.
+const INDIRECT: u8 = 2;
 
 /// The settings of a session as startup options: first all of them, then without what older servers do not know, at last
 /// none, for poolers.
@@ -94,6 +110,7 @@ impl Address {
                 // Whatever it reads is streamed and given up by the client when it stalls.
                 Options::new(Duration::ZERO, lock, PLANNED_ONCE),
             ],
+            way: AtomicU8::new(UNKNOWN),
         })
     }
 
@@ -118,8 +135,28 @@ impl Address {
         options.level.load(Ordering::Relaxed) + 1 == options.levels.len()
     }
 
+    /// Whether each connection of the pool that was opened here is known to be a session of the server's own, so that a
+    /// statement that was prepared on it is there the next time.
+    pub(super) fn direct(&self) -> bool {
+        self.way.load(Ordering::Acquire) == DIRECT
+    }
+
+    /// Looks whether a session has the mark that was sent when logging in: a pooler refuses it, or lets it fall, because the
+    /// sessions that it lends are others'.
+    async fn look(&self, client: &Client, mark: &str) -> Result<(), tokio_postgres::Error> {
+        let rows = client.query_typed(MARK, &[]).await?;
+        let found: Option<String> = rows.first().and_then(|row| row.try_get(0).ok()?);
+        let way = if found.as_deref() == Some(mark) {
+            DIRECT
+        } else {
+            INDIRECT
+        };
+        self.way.fetch_max(way, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// Opens a connection to the first host that will do.
-    pub(super) async fn open(&self, role: Role) -> Result<Session, tokio_postgres::Error> {
+    pub(super) async fn open(&self, role: Role<'_>) -> Result<Session, tokio_postgres::Error> {
         let config = &self.target.config;
         let mut failures = Vec::new();
         for number in order(config) {
@@ -161,7 +198,7 @@ impl Address {
     }
 
     /// Logs in to one host, with and without TLS as libpq would.
-    async fn log_in(&self, one: &Config, role: Role) -> Result<Session, Failure> {
+    async fn log_in(&self, one: &Config, role: Role<'_>) -> Result<Session, Failure> {
         use tokio_postgres::config::SslMode as Wire;
         let security = &self.target.security;
         // A socket in the file system does not leave the machine; libpq does without TLS there too.
@@ -214,18 +251,19 @@ impl Address {
         &self,
         config: &Config,
         maker: &Maker,
-        role: Role,
+        role: Role<'_>,
     ) -> Result<Session, tokio_postgres::Error> {
-        let options = match role {
-            Role::Pool => &self.sessions[0],
-            Role::Listener => &self.sessions[1],
+        let (options, mark) = match role {
+            Role::Pool { mark } => (&self.sessions[0], format!("-c sync_config.session={mark} ")),
+            Role::Listener => (&self.sessions[1], String::new()),
         };
         let given = config.get_options().unwrap_or_default().to_owned();
         let mut level = options.level.load(Ordering::Relaxed);
         loop {
-            let wanted = format!("{} {given}", options.levels[level]);
-            let wanted = wanted.trim();
             let fewer = level + 1 < options.levels.len();
+            let mark = if fewer { mark.as_str() } else { "" };
+            let wanted = format!("{mark}{} {given}", options.levels[level]);
+            let wanted = wanted.trim();
             let mut asked = copy(config, false);
             hosts(config, &mut asked);
             if !wanted.is_empty() {
@@ -277,12 +315,14 @@ type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
 impl deadpool_postgres::Connect for Opener {
     fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Opened> + Send + '_>> {
         Box::pin(async {
-            let (client, connection) = self.0.open(Role::Pool).await?;
+            let mark = format!("{:016x}", RandomState::new().build_hasher().finish());
+            let (client, connection) = self.0.open(Role::Pool { mark: &mark }).await?;
             let task = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(error = %address::cause(&error), "a connection of the pool ended");
                 }
             });
+            self.0.look(&client, &mark).await?;
             Ok((client, task))
         })
     }

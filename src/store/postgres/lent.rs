@@ -9,10 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Object};
-use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{NoTls, Row, Statement};
 
 use super::connect::Address;
+
+/// A prepared statement is not there.
+const GONE: SqlState = SqlState::INVALID_SQL_STATEMENT_NAME;
+
+/// Its plan would return something else than it said; also for what a server does not do at all, which stays so.
+const CHANGED: SqlState = SqlState::FEATURE_NOT_SUPPORTED;
+
+/// A parameter with its type.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// How long telling the server to give a statement up may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +40,43 @@ impl Lent {
             client: Some(client),
             address,
         }
+    }
+
+    /// Prepares a statement, which is kept with the connection: parsing and planning costs a small one more than it does.
+    /// `None` where a pooler may be in between, and the next statement reach another session.
+    pub(super) async fn statement(
+        &self,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        if !self
+            .address
+            .as_ref()
+            .is_some_and(|address| address.direct())
+        {
+            return Ok(None);
+        }
+        let types: Vec<Type> = params.iter().map(|(_, kind)| kind.clone()).collect();
+        self.prepare_typed_cached(sql, &types).await.map(Some)
+    }
+
+    /// Runs a prepared statement. One that the session has no more, or whose result has another form since the schema was
+    /// upgraded, is refused before it does anything; then it is sent as it stands.
+    pub(super) async fn run(
+        &self,
+        statement: &Statement,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let values: Vec<_> = params.iter().map(|(value, _)| *value).collect();
+        let answer = self.query(statement, &values).await;
+        let code = answer.as_ref().err().and_then(tokio_postgres::Error::code);
+        if !code.is_some_and(|code| [GONE, CHANGED].contains(code)) {
+            return answer;
+        }
+        let types: Vec<Type> = params.iter().map(|(_, kind)| kind.clone()).collect();
+        self.statement_cache.remove(sql, &types);
+        self.query_typed(sql, params).await
     }
 
     /// Returns the connection to its pool, unless the answer was that its server takes no writes: then it was the primary

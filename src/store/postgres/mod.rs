@@ -1,7 +1,8 @@
 //! The PostgreSQL store: a pool that writes, a session of its own that reads and hears.
 //!
 //! Guarantees those of [`super::Store`], for PostgreSQL 13 and later, without superuser or extension. Statements are
-//! unnamed and typed, so that they work through transaction poolers. The server bounds each statement of the pool a little
+//! unnamed and typed, so that they work through transaction poolers; those of writes are prepared where it is known that there is
+//! none: the session has what it was told when logging in. The server bounds each statement of the pool a little
 //! tighter than the client does, and the wait for the head row inside the database; through a pooler only the latter.
 
 mod address;

@@ -117,8 +117,20 @@ impl PostgresStore {
             ready = ready => ready?,
             () = deadline.as_mut() => return Err(Error::unavailable(what, "no connection in time")),
         };
+        let sql = sql(&prepared.queries);
+        let statement = tokio::select! {
+            statement = client.statement(sql, params) => statement,
+            () = deadline.as_mut() => return Err(Error::unavailable(what, "its statement was not prepared in time")),
+        };
+        let answered = async {
+            match statement {
+                Ok(Some(statement)) => client.run(&statement, sql, params).await,
+                Ok(None) => client.query_typed(sql, params).await,
+                Err(error) => Err(error),
+            }
+        };
         let answer = tokio::select! {
-            answer = client.query_typed(sql(&prepared.queries), params) => answer,
+            answer = answered => answer,
             () = deadline.as_mut() => return Err(Error::unknown(what, "no answer in time")),
         };
         client.answered(&answer);

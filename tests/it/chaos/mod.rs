@@ -2,6 +2,7 @@
 //!
 //! `tests/README.md` tells what is promised, how it is attacked and what the checker proves. `SYNC_CONFIG_TEST_SEED` repeats
 //! a seed that failed, as far as the timing of real processes lets it; `SYNC_CONFIG_CHAOS_MINUTES` makes it long.
+//! `SYNC_CONFIG_CHAOS_HISTORY` names the directory of a history that was kept, to be checked again instead.
 
 #![allow(
     clippy::print_stderr,

@@ -246,7 +246,7 @@ impl Storm {
 }
 
 /// Proves the contract from what was recorded.
-fn verdict(seed: u64, directory: &Path, figures: &mut Figures) {
+pub(super) fn verdict(seed: u64, directory: &Path, figures: &mut Figures) {
     let mut records = history::read(directory).unwrap();
     identify(&mut records);
     let report = check(&records, BOUNDS);

@@ -45,6 +45,15 @@ fn find() -> Option<PathBuf> {
 impl PgBouncer {
     /// Starts one in front of a server. `None` when it is not installed.
     pub(crate) async fn before(own: &mut OwnCluster) -> Option<Self> {
+        Self::with(own, "").await
+    }
+
+    /// One that lets the settings fall that clients send when they log in, as many are set up to, instead of refusing them.
+    pub(crate) async fn careless(own: &mut OwnCluster) -> Option<Self> {
+        Self::with(own, "ignore_startup_parameters=options\n").await
+    }
+
+    async fn with(own: &mut OwnCluster, more: &str) -> Option<Self> {
         let program = find()?;
         let (home, server) = (own.server().home().to_owned(), own.server().port());
         // It refuses to run as root, as PostgreSQL does: it runs as whoever that runs as.
@@ -56,7 +65,7 @@ impl PgBouncer {
             "[databases]\n* = host=127.0.0.1 port={server} user=postgres\n\
              [pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=any\n\
              pool_mode=transaction\ndefault_pool_size={SERVER_CONNECTIONS}\nmax_client_conn=200\n\
-             server_login_retry=1\nlogfile={}\n",
+             server_login_retry=1\nlogfile={}\n{more}",
             home.join("pgbouncer.log").display()
         );
         fs::write(&config, text).unwrap();
