@@ -149,14 +149,14 @@ mod tests {
     use super::*;
 
     /// Pages of revisions with so many changes of so many bytes each; how many revisions each holds.
-    fn pages(pace: &Pace, head: u64, changes: i64, bytes: usize) -> Vec<usize> {
+    fn pages(pace: &Pace, head: u64, changes: usize, bytes: usize) -> Vec<usize> {
         let (text, mut after, mut held) = ("x".repeat(bytes), 0, Vec::new());
         while after < head {
             let mut paging = Paging::after(Revision::new(after));
             paging.begin(Epoch::from_u128(1), Revision::new(head), None);
             // As the database answers.
-            let asked = u64::try_from(pace.rows().div_ceil(changes)).unwrap();
-            for revision in (after + 1..=head).take(asked as usize) {
+            let asked = usize::try_from(pace.rows()).unwrap().div_ceil(changes);
+            for revision in (after + 1..=head).take(asked) {
                 paging.revision(Journaled {
                     revision: Revision::new(revision),
                     id: RevisionId::from_u128(revision.into()),
@@ -171,7 +171,7 @@ mod tests {
             assert!(
                 page.revisions
                     .iter()
-                    .all(|one| one.changes.len() as i64 == changes)
+                    .all(|one| one.changes.len() == changes)
             );
             assert_eq!(page.more, last.revision < page.head);
             after = last.revision.get();
