@@ -180,7 +180,11 @@ async fn a_page_and_a_trim_read_the_journal_by_its_index_whatever_the_statistics
             // One change has nearly all rows: any other is expected to have as many.
             store.run("VACUUM ANALYZE").await;
         }
-        for (sql, parameters) in [(PAGE, "20"), (PAGE, "15"), (HISTORY, "18, 10")] {
+        for (sql, parameters) in [
+            (PAGE, "20, 20000"),
+            (PAGE, "15, 20000"),
+            (HISTORY, "18, 10"),
+        ] {
             let mut whole = store.executes("p", sql, parameters).await;
             whole.retain(|table| table == "cfg_journal");
             assert!(whole.is_empty(), "{parameters}, analyzed {analyzed}");
@@ -222,7 +226,7 @@ async fn a_page_that_was_planned_when_the_store_was_tiny_reads_no_table_whole() 
         .await;
     store
         .run(&format!(
-            "PREPARE kept AS {PAGE}; EXECUTE kept (0); EXECUTE kept (1)"
+            "PREPARE kept AS {PAGE}; EXECUTE kept (0, 20000); EXECUTE kept (1, 20000)"
         ))
         .await;
     store.run("UPDATE {table} SET value = '2'").await;
@@ -232,30 +236,39 @@ async fn a_page_that_was_planned_when_the_store_was_tiny_reads_no_table_whole() 
     store
         .run("UPDATE {table} SET value = '3' WHERE key = 'k1'")
         .await;
-    let whole = store.read_whole("EXECUTE kept (3)").await;
+    let whole = store.read_whole("EXECUTE kept (3, 20000)").await;
     assert!(whole.is_empty(), "{whole:?}");
 }
 
 #[tokio::test]
-async fn a_page_ends_after_16_mib_of_values_with_a_whole_revision() {
+async fn a_page_ends_with_the_whole_revision_that_reaches_its_rows() {
     let store = TestStore::new().await;
     for n in 1..=4 {
         store
             .run(&format!(
-                "INSERT INTO {{table}} (key, value) SELECT '{n}.' || m, to_jsonb(repeat('x', 1000000)) FROM generate_series(1, 9) m"
+                "INSERT INTO {{table}} (key, value) SELECT '{n}.' || m, '1' FROM generate_series(1, 9) m"
             ))
             .await;
     }
-    let page = |after: i64| {
-        let sql = PAGE.replace("$1", &after.to_string());
+    let page = |after: i64, rows: i64| {
+        let sql = PAGE.replace("$1", &format!("{after}::bigint"));
+        let sql = sql.replace("$2", &rows.to_string());
         format!(
             "SELECT concat_ws(' ', min(p.revision), max(p.revision), count(p.key), count(*))
              FROM ({sql}) p (epoch, head, floor, revision, id, at, origin, key, new)"
         )
     };
-    assert_eq!(store.one::<String>(&page(0)).await, "1 2 18 18");
-    assert_eq!(store.one::<String>(&page(2)).await, "2 4 18 19");
-    assert_eq!(store.one::<String>(&page(4)).await, "4 4 0 1");
+    for (after, rows, found) in [
+        (0, 9, "1 1 9 9"),
+        (0, 10, "1 2 18 18"),
+        (2, 1, "2 3 9 10"),
+        (2, 10, "2 4 18 19"),
+        (4, 10, "4 4 0 1"),
+        (i64::MAX, 10, "0 1"),
+    ] {
+        let page: String = store.one(&page(after, rows)).await;
+        assert_eq!(page, found, "after {after}, {rows} rows");
+    }
 }
 
 #[tokio::test]
@@ -271,7 +284,7 @@ async fn a_page_is_in_the_order_of_revision_and_key() {
     }
     let rows = store
         .client
-        .query(&store.names.render(PAGE), &[&1i64])
+        .query(&store.names.render(PAGE), &[&1i64, &20_000i64])
         .await
         .unwrap();
     let order: Vec<_> = rows
@@ -290,7 +303,7 @@ async fn a_page_is_in_the_order_of_revision_and_key() {
     assert_eq!(order, wanted);
     let empty = store
         .client
-        .query(&store.names.render(PAGE), &[&9i64])
+        .query(&store.names.render(PAGE), &[&9i64, &20_000i64])
         .await
         .unwrap();
     assert_eq!(

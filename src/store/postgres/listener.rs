@@ -22,6 +22,7 @@ use tokio_postgres::{
 use super::connect::{Address, Role};
 use super::identifier::quote;
 use super::load::{Arrived, load};
+use super::paging::{Pace, Paging};
 use super::queries::Queries;
 use super::{address, fault, rows};
 use crate::core::Revision;
@@ -55,6 +56,7 @@ pub(super) struct PgListener {
     hold: String,
     head: String,
     page: String,
+    pace: Pace,
     /// The page's statement, prepared: planning takes longer than reading one revision. Only where notices arrive, which
     /// they do not through a transaction pooler, and there a prepared statement would be missing now and then, or be
     /// somebody else's.
@@ -123,6 +125,7 @@ impl PgListener {
             hold: queries.hold.clone(),
             head: queries.head.clone(),
             page: queries.page.clone(),
+            pace: Pace::new(),
             plan: OnceCell::new(),
             pooled: AtomicBool::new(false),
             shared: AtomicBool::new(false),
@@ -172,13 +175,14 @@ impl PgListener {
         &self,
         client: &Client,
         after: Revision,
+        rows: i64,
     ) -> Result<Option<RowStream>, tokio_postgres::Error> {
         let stream = async {
             let plan = self
                 .plan
-                .get_or_try_init(|| client.prepare_typed(&self.page, &[Type::INT8]))
+                .get_or_try_init(|| client.prepare_typed(&self.page, &[Type::INT8, Type::INT8]))
                 .await?;
-            client.query_raw(plan, [rows::number(after)]).await
+            client.query_raw(plan, [rows::number(after), rows]).await
         };
         match stream.await {
             Ok(stream) => Ok(Some(stream)),
@@ -256,22 +260,25 @@ impl Listener for PgListener {
         let what = "reading the journal";
         let client = self.client.lock().await;
         let client = client.as_ref().ok_or_else(gone)?;
+        let rows = self.pace.rows();
         let planned = match self.mailbox.in_use() && !self.pooled.load(Ordering::Relaxed) {
-            true => moving(what, self.planned(client, after)).await?,
+            true => moving(what, self.planned(client, after, rows)).await?,
             false => None,
         };
         let stream = match planned {
             Some(stream) => stream,
             None => {
-                let params = [(rows::number(after), Type::INT8)];
+                let params = [rows::number(after), rows].map(|number| (number, Type::INT8));
                 moving(what, client.query_typed_raw(&self.page, params)).await?
             }
         };
-        let (mut found, mut read) = (Vec::new(), Arrived::of(stream));
+        let (mut paging, mut read) = (Paging::after(after), Arrived::of(stream));
         while let Some(arrived) = read.next(what).await? {
-            found.extend(arrived);
+            for row in &arrived {
+                paging.row(row).ok_or_else(|| rows::strange(what))?;
+            }
         }
-        rows::page(after, &found).ok_or_else(|| rows::strange(what))
+        paging.end(&self.pace).ok_or_else(|| rows::strange(what))
     }
 
     async fn snapshot(&self) -> Result<Loaded> {

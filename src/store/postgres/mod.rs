@@ -20,6 +20,7 @@ mod lent;
 mod listener;
 mod load;
 pub(crate) mod migrate;
+mod paging;
 mod prepare;
 mod probe;
 mod puts;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use super::raw::{Bits, Moment};
-use crate::core::replica::{AuditReport, Committed, Head, Page};
+use crate::core::replica::{AuditReport, Committed, Head};
 use crate::core::{
     Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
@@ -139,62 +139,6 @@ pub(super) fn altered(rows: &[Row]) -> Option<Vec<(Key, Option<Arc<str>>)>> {
         Some((Key::stored(row.try_get(0).ok()?), last_word.map(Arc::from)))
     };
     rows.iter().map(row).collect()
-}
-
-/// Collects the rows of `page.sql` into whole revisions; `None` when they contradict each other.
-pub(super) fn page(after: Revision, rows: &[impl Columns]) -> Option<Page> {
-    let first = rows.first()?;
-    let (epoch, head) = (first.bits(0)??, revision(first.number(1)??)?);
-    let mut page = Page {
-        epoch: Epoch::from_u128(epoch),
-        head,
-        anchor: None,
-        floor: first.number(2)?.and_then(revision),
-        revisions: Vec::new(),
-        more: false,
-    };
-    for row in rows {
-        // All rows are of one moment.
-        if row.bits(0)?? != epoch || row.number(1)?? != number(head) {
-            return None;
-        }
-        let Some(at) = row.number(3)? else {
-            continue;
-        };
-        let (at, id) = (revision(at)?, RevisionId::from_u128(row.bits(4)??));
-        if at > head {
-            return None;
-        }
-        if at == after {
-            if page.anchor.is_some_and(|anchor| anchor != id) {
-                return None;
-            }
-            page.anchor = Some(id);
-            continue;
-        }
-        match page.revisions.last() {
-            Some(last) if last.revision == at && last.id != id => return None,
-            Some(last) if last.revision == at => {}
-            Some(_) | None => page.revisions.push(Journaled {
-                revision: at,
-                id,
-                at_micros: row.micros(5)?,
-                origin: (row.text(6)?).and_then(|text| u64::from_str_radix(text, 16).ok()),
-                changes: Vec::new(),
-            }),
-        }
-        if let (Some(key), Some(journaled)) = (row.text(7)?, page.revisions.last_mut()) {
-            journaled.changes.push(JournaledChange {
-                key: Key::stored(key),
-                new: row.text(8)?.map(Arc::from),
-            });
-        }
-    }
-    page.more = page
-        .revisions
-        .last()
-        .is_some_and(|last| last.revision < head);
-    Some(page)
 }
 
 /// Collects the rows of `history.sql`; `None` when the journal does not reach back to `after`, or has another past.

@@ -2,6 +2,7 @@
 
 use super::address::Target;
 use super::dsn::Parts;
+use super::paging::{Pace, Paging};
 use super::rows::{self, Columns};
 use crate::core::replica::Page;
 use crate::core::{Cursor, Revision};
@@ -56,7 +57,11 @@ impl Columns for Vec<Cell> {
 }
 
 pub(crate) fn page(after: Revision, rows: &[Vec<Cell>]) -> Option<Page> {
-    rows::page(after, rows)
+    let mut paging = Paging::after(after);
+    for row in rows {
+        paging.row(row)?;
+    }
+    paging.end(&Pace::new())
 }
 
 pub(crate) fn history(after: Cursor, rows: &[Vec<Cell>]) -> Option<Vec<Recorded>> {
