@@ -1,9 +1,17 @@
-//! Delays between attempts: doubling, jittered, bounded, and begun anew after a healthy spell.
+//! Delays between attempts: doubling, jittered, bounded, and begun anew after a healthy spell. On the way they stay below a second
+//! for as long as a server takes to restart.
 
 use std::time::Duration;
 
 /// The first delay is at most this: 100 ms, so that a killed connection is back before a person notices.
 const FIRST: Duration = Duration::from_millis(100);
+
+/// Doublings before the delays stay as they are for a while: 800 ms.
+const QUICK: u32 = 3;
+
+/// Attempts until they go on doubling. Fifteen take about 8 s, which is a restart; without them one that takes 2 s would be
+/// noticed 2 s late.
+const RESTART: u32 = 15;
 
 /// Counts attempts and says how long to wait before the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,9 +20,13 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The next delay: between half and the whole of 100 ms × 2^attempt, never above `longest`. `random` is any number.
+    /// The next delay: between half and the whole of 100 ms, doubled with each attempt but for the pause at 800 ms, never above
+    /// `longest`. `random` is any number.
     pub(crate) fn next(&mut self, longest: Duration, random: u64) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.attempt.min(16)).min(longest);
+        let doublings = self
+            .attempt
+            .min(QUICK.max((QUICK + self.attempt).saturating_sub(RESTART)));
+        let whole = FIRST.saturating_mul(1 << doublings.min(16)).min(longest);
         self.attempt = self.attempt.saturating_add(1);
         whole / 2 + jitter(whole / 2, random)
     }
@@ -53,15 +65,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_the_longest_and_begin_anew() {
+    fn delays_double_up_to_the_longest_but_for_a_restart_and_begin_anew() {
         let (mut backoff, longest) = (Backoff::default(), Duration::from_secs(10));
         let mut random = Random::seeded(7);
-        let delays: Vec<_> = (0..12)
+        let delays: Vec<_> = (0..40)
             .map(|_| backoff.next(longest, random.next()))
             .collect();
         assert!(delays[0] >= FIRST / 2 && delays[0] <= FIRST);
-        assert!(delays[4] >= FIRST * 8 && delays[4] <= FIRST * 16);
-        assert!(delays[11] >= longest / 2 && delays[11] <= longest);
+        assert!(delays[2] >= FIRST * 2 && delays[2] <= FIRST * 4);
+        let restart = &delays[..RESTART as usize];
+        assert!(restart.iter().all(|delay| *delay < Duration::from_secs(1)));
+        assert!(restart.iter().sum::<Duration>() > Duration::from_secs(5));
+        let after = delays[RESTART as usize + 1];
+        assert!(after >= FIRST * 8 && after <= FIRST * 16, "{after:?}");
+        assert!(delays[39] >= longest / 2 && delays[39] <= longest);
         backoff.reset();
         assert!(backoff.next(longest, random.next()) <= FIRST);
     }

@@ -28,7 +28,7 @@ const STRANGE: [[&str; 3]; 7] = [
     ],
     ["a.b", "c.d.\"e", "f.g"],
     ["SELECT", "TABLE", "LISTEN"],
-    [" blanks ", " \u{202e}\u{feff}", " \u{301} "],
+    [" blanks ", " \u{e9}e\u{301} ", " \u{301} "],
     [
         "public",
         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
