@@ -173,20 +173,9 @@ async fn dead_connections_of_the_pool_are_replaced_and_never_add_up() {
     })
     .await;
     proxy.forget_connections();
-    // Heartbeats and audits get stuck on the two connections of the pool, and must not come back to them.
-    eventually("heartbeats again", Duration::from_secs(5), async || {
-        service
-            .status()
-            .heartbeat
-            .last_sent
-            .filter(|last| *last > sent)
-    })
-    .await;
-    let written = eventually("a write", Duration::from_secs(3), async || {
-        service.set("k", 1).await
-    })
-    .await;
-    assert!(written.changed());
+    // Heartbeats and audits get stuck on the two connections of the pool. Were these given back, nothing would ever work again.
+    eventually("a write", PATIENCE, async || service.set("k", 1).await).await;
+    assert_eq!(service.get_i64("k", 0), 1);
     eventually("heartbeats and audits again", PATIENCE, async || {
         let heartbeat = service.status().heartbeat;
         (heartbeat.last_sent > Some(sent) && heartbeat.last_audit > Some(sent)).then_some(())
