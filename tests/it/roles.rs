@@ -42,7 +42,7 @@ impl Store {
             names: Names::new(QualifiedName::parse(schema, table).unwrap()),
             logins: ["owner", "writer", "reader", "sql_writer"],
         };
-        store.apply();
+        store.apply("");
         let client = store.db.client().await;
         for kind in store.logins {
             let (login, group) = (store.login(kind), store.group(kind).replace('"', "\"\""));
@@ -53,8 +53,14 @@ impl Store {
         store
     }
 
-    /// Runs the file, as its head says.
-    fn apply(&self) {
+    /// Runs the file, as its head says, for a store of the role `from`.
+    fn apply(&self, from: &str) {
+        let (done, said) = self.applied(from);
+        assert!(done && said.is_empty(), "{said}");
+    }
+
+    /// The same: whether it was done, and what was said.
+    fn applied(&self, from: &str) -> (bool, String) {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/postgres/roles.sql");
         let name = self.names.table();
         let mut command = Command::new(psql());
@@ -64,12 +70,15 @@ impl Store {
         for kind in self.logins {
             command.args(["-v", &format!("{kind}={}", self.group(kind))]);
         }
+        if !from.is_empty() {
+            command.args(["-v", &format!("from={from}")]);
+        }
         let Output { status, stderr, .. } = command
             .arg(self.db.url())
             .output()
             .expect("this test needs psql");
-        let said = String::from_utf8_lossy(&stderr);
-        assert!(status.success() && said.is_empty(), "{said}");
+        let said = String::from_utf8_lossy(&stderr).into_owned();
+        (status.success(), said)
     }
 
     /// The owner brings the schema up to date.
@@ -315,7 +324,7 @@ async fn a_writer_trims_no_history_that_is_younger_than_the_owner_allows() {
 #[tokio::test]
 async fn the_file_may_be_run_again_and_takes_over_a_store_that_another_role_installed() {
     let store = store().await;
-    store.apply();
+    store.apply("");
     let super_user = store.db.client().await;
     let everything = "SELECT string_agg(DISTINCT owner, ' ') FROM (
          SELECT pg_get_userbyid(relowner)::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -327,7 +336,13 @@ async fn the_file_may_be_run_again_and_takes_over_a_store_that_another_role_inst
     let (other, group) = (store.login("other"), owner.replace('"', "\"\""));
     run(&super_user, &format!("CREATE ROLE {other}; GRANT ALL ON SCHEMA \"My \"\"Schema\"\"\" TO {other}; REASSIGN OWNED BY \"{group}\" TO {other}")).await;
     assert_eq!(one::<String>(&super_user, everything).await, other);
-    store.apply();
+    let (done, said) = store.applied("");
+    assert!(
+        !done && said.contains(&format!("-v from={other}")),
+        "{said}"
+    );
+    assert_eq!(one::<String>(&super_user, everything).await, other);
+    store.apply(&other);
     assert_eq!(
         one::<String>(&super_user, everything).await,
         owner,
@@ -412,6 +427,85 @@ async fn an_upgrade_takes_back_what_every_writer_was_given_and_later_grants_stay
     .await;
     shut(&[writer, unmigrated]).await;
     drop((client, owner));
+    store.end().await;
+}
+
+#[tokio::test]
+async fn what_a_stranger_left_under_a_helpers_name_is_not_given_the_owners_rights() {
+    let store = store().await;
+    let super_user = store.db.client().await;
+    let (owner, stranger) = (
+        store.group("owner").replace('"', "\"\""),
+        store.login("stranger"),
+    );
+    let schema = "\"My \"\"Schema\"\"\"";
+    run(&super_user, &format!("CREATE ROLE {stranger}; GRANT ALL ON SCHEMA {schema} TO {stranger}; SET ROLE {stranger}")).await;
+    store
+        .run(
+            &super_user,
+            "CREATE FUNCTION {fn_seal}(q text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE q; END'",
+        )
+        .await;
+    run(&super_user, "RESET ROLE").await;
+    for from in ["", "somebody else"] {
+        let (done, said) = store.applied(from);
+        assert!(
+            !done && said.contains("_seal\"(text)") && said.contains(&stranger),
+            "{said}"
+        );
+    }
+    let owned = format!(
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace AND pronargs = 1
+         AND proname LIKE '%_seal' AND proowner = '\"{owner}\"'::regrole"
+    );
+    assert_eq!(one::<i64>(&super_user, &owned).await, 0);
+    run(
+        &super_user,
+        &format!("DROP OWNED BY {stranger}; DROP ROLE {stranger}"),
+    )
+    .await;
+    store.apply("");
+    store.end().await;
+}
+
+#[tokio::test]
+async fn what_is_taken_back_on_the_table_is_taken_back_beside_it_too() {
+    let store = store().await;
+    let super_user = store.db.client().await;
+    let (reader, writer) = (
+        store.group("reader").replace('"', "\"\""),
+        store.group("writer").replace('"', "\"\""),
+    );
+    let give = format!(
+        "GRANT SELECT ON {{table}} TO PUBLIC; REVOKE SELECT ON {{table}} FROM \"{reader}\""
+    );
+    store.run(&super_user, &give).await;
+    store.migrate().await;
+    let journal = "SELECT count(*) FROM {journal}";
+    let plain = store.client("sql_writer").await;
+    assert_eq!(store.one::<i64>(&plain, journal).await, 0, "by PUBLIC");
+    let take = format!(
+        "REVOKE SELECT ON {{table}} FROM PUBLIC; REVOKE INSERT, UPDATE, DELETE ON {{table}} FROM \"{writer}\""
+    );
+    store.run(&super_user, &take).await;
+    store.migrate().await;
+    for kind in ["sql_writer", "reader"] {
+        store.denied(kind, &[journal]).await;
+    }
+    store.denied("writer", &WRITERS).await;
+    let client = store.client("writer").await;
+    assert_eq!(store.one::<i64>(&client, journal).await, 0, "it reads");
+    // Rights that come from two roles: one to read, one to write.
+    let split = format!(
+        "GRANT SELECT ON {{table}} TO \"{reader}\"; REVOKE ALL ON {{table}} FROM \"{writer}\";
+         GRANT INSERT, UPDATE, DELETE ON {{table}} TO \"{writer}\"; GRANT \"{reader}\" TO {}",
+        store.login("writer")
+    );
+    store.run(&super_user, &split).await;
+    store.migrate().await;
+    store.denied("reader", &WRITERS).await;
+    store.run(&client, WRITERS[0]).await;
+    drop((plain, client));
     store.end().await;
 }
 

@@ -149,8 +149,8 @@ END
 
 REVOKE ALL ON FUNCTION {fn_owned}(), {fn_fork}(uuid, bigint, uuid) FROM PUBLIC;
 
--- Everyone who had any right to write, PUBLIC too, was given all of the maintenance. Those who are to have some of it are given
--- it after this, and what the owner grants later stays.
+-- Everyone who had any right to write, PUBLIC too, was given the owner's part of the maintenance as well. What the owner grants
+-- of it later stays.
 DO {body}
 DECLARE
     taken text;
@@ -161,8 +161,7 @@ BEGIN
     FOR taken IN
         SELECT pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %s', p.oid::pg_catalog.regprocedure,
                                  CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END)
-        FROM pg_catalog.unnest(ARRAY[{fn_claim_literal}, {fn_report_audit_literal}, {fn_reconcile_literal}, {fn_trim_literal},
-                          {fn_new_epoch_literal}, {fn_consume_literal}, {fn_advance_literal}, {fn_forget_literal}]) f (name)
+        FROM pg_catalog.unnest(ARRAY[{fn_new_epoch_literal}, {fn_forget_literal}]) f (name)
         JOIN pg_catalog.pg_class c ON c.oid = {table_literal}::regclass
         JOIN pg_catalog.pg_proc p ON p.pronamespace = c.relnamespace
             AND pg_catalog.format('"%s"."%s"', pg_catalog.replace({schema_literal}, '"', '""'),
