@@ -328,7 +328,8 @@ async fn a_batch_costs_no_more_for_what_was_trimmed_before_it() {
 const BEFORE: &str = "
     DROP TABLE {consumer}, {trimmed};
     DROP FUNCTION {fn_trim}(interval, integer, interval), {fn_sweep}(bigint, bigint, integer), {fn_consume}(text, boolean),
-        {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text);
+        {fn_advance}(text, uuid, bigint, uuid, boolean), {fn_forget}(text),
+        {fn_put}(text, text, text, text), {fn_put_group}(text[], text[], text, text);
     DELETE FROM {migration} WHERE name >= '0006'";
 
 const OLD_TRIM: &str = include_str!("../../sql/postgres/migrations/0005_maintenance.sql");
@@ -346,9 +347,11 @@ async fn an_instance_beside_an_older_schema_trims_and_says_once_what_it_lacks() 
         .event_retention(Duration::from_secs(1))
         .cleanup_interval(Duration::from_millis(200));
     let config = start(settings.clone()).await;
-    for number in 1..=3 {
+    for number in 1..=2 {
         config.set("k", number).await.unwrap();
     }
+    let batch = Batch::new().put("k", 3).put("l", 3);
+    config.write(batch).await.unwrap();
     eventually("it is trimmed", PATIENCE, async || {
         let floor: i64 = one(&client, "SELECT floor FROM sync_config_meta").await;
         (floor == 3).then_some(())

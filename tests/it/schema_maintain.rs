@@ -94,6 +94,31 @@ async fn what_was_altered_behind_the_triggers_becomes_one_marked_revision() {
 }
 
 #[tokio::test]
+async fn what_others_triggers_write_along_with_a_repair_is_a_part_of_it() {
+    let store = TestStore::new().await;
+    store
+        .run("INSERT INTO {table} (key, value) VALUES ('a', '1'), ('b', '1')")
+        .await;
+    store.run(ALTERED).await;
+    store
+        .run(
+            "CREATE FUNCTION strange() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO {table} (key, value) VALUES ('last', to_jsonb(NEW.key))
+                 ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value;
+                 RETURN NULL; END $$;
+             CREATE TRIGGER strange AFTER UPDATE ON {table} FOR EACH ROW WHEN (NEW.key = 'a') EXECUTE FUNCTION strange()",
+        )
+        .await;
+    let repair = "SELECT {fn_reconcile}(ARRAY['a', 'b', 'c'], ARRAY[NULL, NULL, NULL], 'me')";
+    assert_eq!(store.one::<i64>(repair).await, 2);
+    assert_eq!(
+        store.journal(2).await,
+        "a: 1 -> 9, b: 1 -> -, c: - -> 1, last: - -> \"a\""
+    );
+    store.check().await;
+}
+
+#[tokio::test]
 async fn a_trimmed_journal_takes_the_callers_word_for_the_past_only() {
     let store = TestStore::new().await;
     store

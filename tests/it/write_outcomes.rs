@@ -231,18 +231,25 @@ async fn a_value_that_postgresql_cannot_hold_is_invalid_input_and_its_key_is_nam
     assert!(!error.to_string().contains("secret"), "{error}");
     // A backslash before it makes it six harmless characters.
     assert!(service.set("harmless", "\\u0000").await.unwrap().changed());
-    for text in ["1e2000000", "\"\\ud800\""] {
-        let value = Value::parse(text).expect("JSON, by its grammar");
-        let batch = Batch::new()
-            .put("fine", 1)
-            .put_value("odd:key", value, None);
-        let error = service.write(batch).await.unwrap_err();
-        assert!(
-            error.is_invalid_input() && error.to_string().contains("odd:key"),
-            "{error}"
-        );
+    for there in [false, true] {
+        for text in ["1e2000000", "\"\\ud800\"", "\"\\u0000\""] {
+            let value = Value::parse(text).expect("JSON, by its grammar");
+            let batch = Batch::new()
+                .put("fine", 1)
+                .put_value("odd:key", value, None);
+            let error = service.write(batch).await.unwrap_err();
+            assert!(
+                error.is_invalid_input() && error.to_string().contains("odd:key"),
+                "{there}: {error}"
+            );
+        }
+        if !there {
+            assert_eq!(rows(&db.client().await).await.len(), 1);
+            let both = Batch::new().put("fine", 0).put("odd:key", 0);
+            service.write(both).await.unwrap();
+        }
     }
-    assert_eq!(rows(&db.client().await).await.len(), 1);
+    assert_eq!(service.get_i64("fine", 1), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -385,4 +392,32 @@ async fn limits_that_a_database_sets_for_others_do_not_cut_a_load_short() {
     assert_eq!(service.status().entries, 20_000);
     service.set("k1", 1).await.unwrap();
     assert_eq!(service.sync().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_keys_that_are_there_waits_for_whoever_holds_the_table() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let both = |value| Batch::new().put("a", value).put("b", value);
+    service.write(both(1)).await.unwrap();
+    let other = db.client().await;
+    run(
+        &other,
+        "BEGIN; LOCK TABLE sync_config IN SHARE ROW EXCLUSIVE MODE",
+    )
+    .await;
+    let writing = tokio::spawn({
+        let service = service.clone();
+        async move { service.write(both(2)).await }
+    });
+    let admin = db.client().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+         AND clock_timestamp() - query_start > interval '400 milliseconds'";
+    eventually("the way that waits", PATIENCE, async || {
+        (one::<i64>(&admin, waits).await == 1).then_some(())
+    })
+    .await;
+    run(&other, "COMMIT").await;
+    assert!(writing.await.unwrap().unwrap().changed());
+    assert_eq!(service.get_i64("b", 0), 2);
 }

@@ -114,3 +114,63 @@ async fn a_row_that_others_triggers_skip_is_told_as_unchanged() {
     );
     equal_to_the_table(&[&service], &admin).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_others_triggers_rename_is_shown_as_it_is_stored() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let admin = db.client().await;
+    run(
+        &admin,
+        "CREATE FUNCTION lowered() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.key := lower(NEW.key); RETURN NEW; END $$;
+         CREATE TRIGGER lowered BEFORE INSERT ON sync_config FOR EACH ROW EXECUTE FUNCTION lowered()",
+    )
+    .await;
+    let written = service.set("Foo", 1).await.unwrap();
+    assert!(written.changed() && written.visible());
+    assert!(service.get("Foo").unwrap().is_none());
+    assert_eq!(service.get_i64("foo", 0), 1);
+    set_at_once(&service, &["One", "Two"], 2).await;
+    assert_eq!(service.get_i64("two", 0), 2);
+    equal_to_the_table(&[&service], &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_others_triggers_keep_or_put_back_does_not_make_its_delete_fail() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let admin = db.client().await;
+    run(
+        &admin,
+        "CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER kept BEFORE DELETE ON sync_config FOR EACH ROW WHEN (OLD.key LIKE 'kept%') EXECUTE FUNCTION kept();
+         CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.sync_config (key, value) VALUES (OLD.key, '7'); RETURN NULL; END $$;
+         CREATE TRIGGER back AFTER DELETE ON sync_config FOR EACH ROW WHEN (OLD.key LIKE 'back%') EXECUTE FUNCTION back()",
+    )
+    .await;
+    for key in ["kept:1", "kept:2", "back:1", "back:2", "gone:1", "gone:2"] {
+        service.set(key, 1).await.unwrap();
+    }
+    assert!(!service.delete("kept:1").await.unwrap().changed());
+    service.delete("back:1").await.unwrap();
+    let batch = Batch::new()
+        .put("n", 1)
+        .delete("kept:1")
+        .delete("back:1")
+        .delete("gone:1");
+    assert!(service.write(batch).await.unwrap().changed());
+    // the first goes out alone, the others share a transaction
+    let keys = ["gone:2", "kept:1", "kept:2", "back:2"];
+    for outcome in join_all(keys.map(|key| service.delete(key))).await {
+        outcome.unwrap();
+    }
+    let left: String = one(
+        &admin,
+        "SELECT string_agg(key || '=' || value, ' ' ORDER BY key) FROM sync_config",
+    )
+    .await;
+    assert_eq!(left, "back:1=7 back:2=7 kept:1=1 kept:2=1 n=1");
+    equal_to_the_table(&[&service], &admin).await;
+}

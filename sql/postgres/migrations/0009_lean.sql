@@ -24,7 +24,9 @@ BEGIN
         || pg_catalog.quote_literal('BEGIN IF TG_OP OPERATOR(pg_catalog.=) ''INSERT'' OR NEW.updated_at IS DISTINCT FROM OLD.updated_at'
             || ' OR NEW.key IS DISTINCT FROM OLD.key OR NEW.value IS DISTINCT FROM OLD.value'
             || ' OR NEW.value::text IS DISTINCT FROM OLD.value::text THEN NEW.updated_at := ' || clock || '; END IF; RETURN NEW; END');
-    EXECUTE {text}CREATE OR REPLACE TRIGGER sync_config_touch_update BEFORE UPDATE ON {table} FOR EACH ROW
+    -- Not CREATE OR REPLACE, which PostgreSQL 13 has not.
+    EXECUTE {text}DROP TRIGGER IF EXISTS sync_config_touch_update ON {table}{text};
+    EXECUTE {text}CREATE TRIGGER sync_config_touch_update BEFORE UPDATE ON {table} FOR EACH ROW
         WHEN (NEW.updated_at IS DISTINCT FROM {text} || clock || {text}) EXECUTE FUNCTION {fn_touch}(){text};
 END
 {body};
@@ -256,8 +258,70 @@ BEGIN
 END
 {body};
 
+-- As before, but the transaction is on the list of those that have something to number, so that other people's triggers, which
+-- write along with the update, extend its change instead of beginning one of their own.
+--
+-- Numbers what was altered behind the triggers, as one revision marked 'audit'; NULL when there is nothing to number.
+-- `olds` is what the caller believed, used only where the journal no longer knows. New values come from the table
+-- alone, so that a caller that lies does no harm. In UTC, for the column of an adopted table that has no time zone.
+CREATE OR REPLACE FUNCTION {fn_reconcile}(keys text[], olds text[], instance text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET lock_timeout = '5s' SET TimeZone = 'UTC' AS {body}
+DECLARE
+    p_keys ALIAS FOR $1;
+    p_olds ALIAS FOR $2;
+    this bigint;
+    sealed bigint;
+    ignored text;
+BEGIN
+    IF cardinality(p_keys) IS DISTINCT FROM cardinality(p_olds) THEN
+        RAISE EXCEPTION 'keys and olds must have the same length' USING ERRCODE = '22023';
+    END IF;
+    -- The head first: while it is held no transaction of this store can commit, so that table and journal, as the
+    -- next statement sees them, belong to one revision.
+    PERFORM FROM {head} h FOR UPDATE;
+    IF EXISTS (SELECT FROM {pending} p WHERE p.xid = pg_current_xact_id_if_assigned())
+       OR EXISTS (SELECT FROM {head} h WHERE h.xid = pg_current_xact_id() AND h.at = now()) THEN
+        RAISE EXCEPTION 'reconcile needs a transaction that has not written to this store' USING ERRCODE = '55000';
+    END IF;
+
+    this := nextval({change_literal}::regclass);
+    INSERT INTO {journal} (change, key, old, new)
+    SELECT this, d.key, d.old, d.new
+    FROM (
+        SELECT DISTINCT ON (u.key COLLATE "C") u.key,
+               CASE WHEN k.key IS NULL THEN NULL WHEN j.key IS NULL THEN u.old ELSE j.new END AS old,
+               t.value::text AS new
+        FROM unnest(p_keys, p_olds) u (key, old)
+        LEFT JOIN {table} t ON t.key = u.key
+        LEFT JOIN {key} k ON k.key = u.key
+        LEFT JOIN {revision} r ON r.revision = k.revision
+        LEFT JOIN {journal} j ON j.change = r.change AND j.key = u.key
+        WHERE u.key IS NOT NULL
+    ) d
+    WHERE d.old IS DISTINCT FROM d.new;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+
+    ignored := set_config('sync_config.idempotency_key', '', true);
+    ignored := set_config('sync_config.pending', concat_ws(',', nullif(current_setting('sync_config.pending', true), ''),
+                                                           {fn_seal_literal}::regprocedure::oid::text), true);
+    INSERT INTO {pending} (xid, change, several, mark) VALUES (pg_current_xact_id(), this, false, 'audit');
+    -- A row that a running transaction has locked is skipped: waiting for it with the head in hand would be a
+    -- deadlock, and that transaction sets the time itself. So is one beyond the bounds, which no update may touch.
+    UPDATE {table} t SET updated_at = now()
+    WHERE t.key IN (
+        SELECT x.key FROM {table} x JOIN {journal} j ON j.change = this AND j.key = x.key::text COLLATE "C"
+        WHERE octet_length(x.value::text) <= 1048576 AND x.key <> '' AND octet_length(x.key) <= 1020
+        FOR UPDATE OF x SKIP LOCKED);
+    sealed := {fn_seal}();
+    RETURN coalesce(sealed, (SELECT h.revision FROM {head} h WHERE h.xid = pg_current_xact_id()));
+END
+{body};
+
 -- The write of one key without a condition, answered in the columns of write.sql; `others` where the revision holds more than
--- this key, or the key was written again behind it, as other people's triggers do.
+-- this key, or another one in its place, or the key was written again behind it, as other people's triggers do.
 --
 -- A row that somebody else has locked is waited for 5 s.
 CREATE OR REPLACE FUNCTION {fn_put}(put_key text, put_value text, actor text, origin text,
@@ -269,6 +333,7 @@ DECLARE
     numbered record;
     put_json jsonb := put_value::jsonb;
     stored boolean := false;
+    stored_key text;
     ignored text;
 BEGIN
     IF actor IS NOT NULL THEN
@@ -285,19 +350,19 @@ BEGIN
         -- Most keys are there already: an update spends nothing on the row that an insert would have made.
         UPDATE {table} t SET value = put_json, updated_at = now()
         WHERE t.key = put_key AND t.value::text IS DISTINCT FROM put_json::text
-        RETURNING t.value::text INTO value;
+        RETURNING t.value::text, t.key::text INTO value, stored_key;
         IF NOT FOUND THEN
             -- A conflicting row is locked even where nothing changes.
             INSERT INTO {table} AS t (key, value) VALUES (put_key, put_json)
             ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value, updated_at = EXCLUDED.updated_at
                 WHERE t.value::text IS DISTINCT FROM EXCLUDED.value::text
-            RETURNING t.value::text INTO value;
+            RETURNING t.value::text, t.key::text INTO value, stored_key;
         END IF;
         stored := FOUND;
     END IF;
     IF stored THEN
         numbered := {fn_number}();
-        IF numbered.puts = 1 THEN
+        IF numbered.puts = 1 AND stored_key COLLATE "C" = put_key COLLATE "C" THEN
             revision := numbered.revision;
             id := numbered.id;
             epoch := numbered.epoch;

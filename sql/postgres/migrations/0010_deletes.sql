@@ -1,7 +1,7 @@
 -- A write that deletes a key which is not there locks nothing, so that somebody else could make the key before the write had
 -- its revision: it was answered at a revision that holds the key. Now such a write has no effect and is to be sent again. Both
 -- functions are as before but for `{fn_appeared}`, where the answer is read: then the head is held, or the write changed nothing and
--- its answer is one snapshot.
+-- its answer is one snapshot. A key of an older revision was not made meanwhile: somebody's trigger keeps it from being deleted.
 
 -- Says that a key which was not there has been made meanwhile.
 CREATE OR REPLACE FUNCTION {fn_appeared}(key text) RETURNS text
@@ -44,6 +44,7 @@ DECLARE
     puts bigint;
     makes bigint;
     deletes bigint;
+    began bigint;
     distinct_keys bigint;
     longest integer;
     refused_key text;
@@ -152,6 +153,7 @@ BEGIN
             touched := touched || part;
         END IF;
         IF deletes > 0 THEN
+            SELECT h.revision INTO began FROM {head} h;
             WITH gone AS (
                 DELETE FROM {table} t USING unnest(p_keys, p_vals) u (key, val)
                 WHERE u.val IS NULL AND t.key = u.key RETURNING t.key::text
@@ -186,7 +188,8 @@ BEGIN
     changed_keys := jsonb_object(touched, touched);
     RETURN QUERY
     SELECT h.revision, h.id, h.epoch, h.at, false, u.key,
-           CASE WHEN u.val IS NULL AND t.key IS NOT NULL THEN {fn_appeared}(u.key) ELSE t.value::text END,
+           CASE WHEN u.val IS NULL AND k.revision > began AND t.key IS NOT NULL AND jsonb_exists(changed_keys, u.key) IS NOT TRUE
+                THEN {fn_appeared}(u.key) ELSE t.value::text END,
            k.revision, coalesce(jsonb_exists(changed_keys, u.key), false), r.id
     FROM unnest(p_keys, p_vals) WITH ORDINALITY u (key, val, place)
     CROSS JOIN (SELECT * FROM {head} LIMIT 1) h
@@ -241,6 +244,7 @@ DECLARE
     make_keys text[];
     make_vals text[];
     delete_keys text[];
+    began bigint;
     part text[];
     touched text[];
     changed_keys jsonb;
@@ -333,6 +337,7 @@ BEGIN
         touched := touched || part;
     END IF;
     IF delete_keys IS NOT NULL THEN
+        SELECT h.revision INTO began FROM {head} h;
         WITH gone AS (
             DELETE FROM {table} t WHERE t.key = ANY (delete_keys) RETURNING t.key::text
         )
@@ -350,7 +355,9 @@ BEGIN
            CASE WHEN o.outcome = 'replayed' THEN e.at ELSE h.at END,
            o.outcome = 'replayed',
            u.key,
-           CASE WHEN u.val IS NULL AND t.key IS NOT NULL AND o.outcome = 'written' THEN {fn_appeared}(u.key) ELSE t.value::text END,
+           CASE WHEN u.val IS NULL AND k.revision > began AND t.key IS NOT NULL AND o.outcome = 'written'
+                     AND jsonb_exists(changed_keys, u.key) IS NOT TRUE
+                THEN {fn_appeared}(u.key) ELSE t.value::text END,
            k.revision,
            CASE WHEN o.outcome = 'replayed' THEN j.key IS NOT NULL ELSE coalesce(jsonb_exists(changed_keys, u.key), false) END,
            CASE WHEN o.outcome = 'replayed' THEN NULL ELSE r.id END,

@@ -124,6 +124,16 @@ pub(super) fn met_another(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE)
 }
 
+/// Whether the statement had no effect because another transaction has a row or a table locked.
+pub(super) fn met_a_lock(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// Whether the schema has no such function: it is older than this program.
+pub(super) fn lacks_the_function(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNDEFINED_FUNCTION)
+}
+
 /// The server's refusal of a statement: it had no effect.
 fn refused(what: &str, db: &DbError) -> Error {
     let (what, code) = (what.to_owned(), db.code());

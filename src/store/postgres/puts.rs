@@ -1,8 +1,8 @@
 //! Puts without a condition, which most writes are: they are decided with less work than the general statements need, and
 //! answered alike.
 //!
-//! Guarantees: where it is not so simple after all (a key of a group is absent, or somebody else has its row), nothing is written,
-//! and the general statement decides.
+//! Guarantees: where it is not so simple after all (a key of a group is absent, or somebody else has its row, or the schema is of
+//! an earlier version), nothing is written, and the general statement decides.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,13 +26,13 @@ pub(super) fn plain(request: &WriteRequest) -> bool {
 }
 
 impl PostgresStore {
-    /// Puts the one key of a [`plain`] request.
+    /// Puts the one key of a [`plain`] request; `None` when the schema cannot yet.
     pub(super) async fn put_one(
         &self,
         request: &WriteRequest,
         item: &Item,
         deadline: Pin<&mut Sleep>,
-    ) -> Result<WriteAnswer> {
+    ) -> Result<Option<WriteAnswer>> {
         let what = request.what();
         let (key, value) = (item.key.as_str(), item.value.as_ref().map(Value::as_json));
         let origin = self.instance_text();
@@ -45,8 +45,12 @@ impl PostgresStore {
         let answer = self
             .send(&what, deadline, |queries| &queries.put, &params)
             .await?;
-        let answer = answer.map_err(|error| fault::write(&what, &error, &request.items))?;
+        let answer = match answer {
+            Err(error) if fault::lacks_the_function(&error) => return Ok(None),
+            answer => answer.map_err(|error| fault::write(&what, &error, &request.items))?,
+        };
         rows::write_answer(&request.items, &answer, self.instance)
+            .map(Some)
             .ok_or_else(|| Error::unknown(&what, "the answer could not be understood"))
     }
 
@@ -58,6 +62,10 @@ impl PostgresStore {
         deadline: Pin<&mut Sleep>,
     ) -> Result<Option<GroupAnswer>> {
         let columns = Columns::of(requests.iter().flat_map(|request| &request.items));
+        let (alone, items) = match requests {
+            [only] => (true, only.items.as_slice()),
+            _ => (false, [].as_slice()),
+        };
         let actor = requests
             .first()
             .and_then(|request| request.actor.as_deref());
@@ -71,7 +79,14 @@ impl PostgresStore {
         let answer = self
             .send(what, deadline, |queries| &queries.put_group, &params)
             .await?;
-        let answer = answer.map_err(|error| fault::write(what, &error, &[]))?;
+        let answer = match answer {
+            Err(error) if fault::lacks_the_function(&error) => return Ok(None),
+            // Alone it may wait for the other; a group is taken apart.
+            Err(error) if alone && (fault::met_a_lock(&error) || fault::met_another(&error)) => {
+                return Ok(None);
+            }
+            answer => answer.map_err(|error| fault::write(what, &error, items))?,
+        };
         let strange = || Error::unknown(what, "the answer could not be understood");
         let row = answer.first().ok_or_else(strange)?;
         match row.try_get::<_, Option<i64>>(0) {

@@ -29,12 +29,15 @@ impl PostgresStore {
         let deadline = tokio::time::sleep(self.settings.request_timeout);
         pin_mut!(deadline);
         if puts::plain(request) {
-            if let [only] = items.as_slice() {
-                return self.put_one(request, only, deadline).await;
-            }
-            let several = [request];
-            let answer = self.put_several(&what, &several, deadline.as_mut());
-            if let Some(answer) = answer.await?.and_then(GroupAnswer::only) {
+            let answer = match items.as_slice() {
+                [only] => self.put_one(request, only, deadline.as_mut()).await?,
+                _ => {
+                    let several = [request];
+                    let answer = self.put_several(&what, &several, deadline.as_mut());
+                    answer.await?.and_then(GroupAnswer::only)
+                }
+            };
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
         }
