@@ -56,7 +56,7 @@ pub(super) struct PgListener {
     hold: String,
     head: String,
     page: String,
-    pace: Pace,
+    pace: Arc<Pace>,
     /// The page's statement, prepared: planning takes longer than reading one revision. Only where notices arrive, which
     /// they do not through a transaction pooler, and there a prepared statement would be missing now and then, or be
     /// somebody else's.
@@ -108,6 +108,12 @@ impl PgListener {
         Ok(session)
     }
 
+    /// Asks for pages of the size that the sessions before it learned.
+    pub(super) fn paced(mut self, pace: &Arc<Pace>) -> Self {
+        self.pace = pace.clone();
+        self
+    }
+
     /// A session of a pool, which drops notices: it only reads.
     pub(super) fn deaf(client: ClientWrapper, queries: &Queries) -> Self {
         Self::new(Box::new(client), queries, None, Arc::default(), None)
@@ -125,7 +131,7 @@ impl PgListener {
             hold: queries.hold.clone(),
             head: queries.head.clone(),
             page: queries.page.clone(),
-            pace: Pace::new(),
+            pace: Arc::default(),
             plan: OnceCell::new(),
             pooled: AtomicBool::new(false),
             shared: AtomicBool::new(false),
@@ -168,6 +174,31 @@ impl PgListener {
         self.listening
             .store(process.unwrap_or_default(), Ordering::Relaxed);
         Ok(())
+    }
+
+    async fn read_page(&self, after: Revision) -> Result<Page> {
+        let what = "reading the journal";
+        let client = self.client.lock().await;
+        let client = client.as_ref().ok_or_else(gone)?;
+        let rows = self.pace.rows();
+        let planned = match self.mailbox.in_use() && !self.pooled.load(Ordering::Relaxed) {
+            true => moving(what, self.planned(client, after, rows)).await?,
+            false => None,
+        };
+        let stream = match planned {
+            Some(stream) => stream,
+            None => {
+                let params = [rows::number(after), rows].map(|number| (number, Type::INT8));
+                moving(what, client.query_typed_raw(&self.page, params)).await?
+            }
+        };
+        let (mut paging, mut read) = (Paging::after(after), Arrived::of(stream));
+        while let Some(arrived) = read.next(what).await? {
+            for row in &arrived {
+                paging.row(row).ok_or_else(|| rows::strange(what))?;
+            }
+        }
+        paging.end(&self.pace).ok_or_else(|| rows::strange(what))
     }
 
     /// Reads a page by the prepared statement; `None` when the server does not have it, because a pooler changed servers.
@@ -257,28 +288,11 @@ impl Listener for PgListener {
     }
 
     async fn page(&self, after: Revision) -> Result<Page> {
-        let what = "reading the journal";
-        let client = self.client.lock().await;
-        let client = client.as_ref().ok_or_else(gone)?;
-        let rows = self.pace.rows();
-        let planned = match self.mailbox.in_use() && !self.pooled.load(Ordering::Relaxed) {
-            true => moving(what, self.planned(client, after, rows)).await?,
-            false => None,
-        };
-        let stream = match planned {
-            Some(stream) => stream,
-            None => {
-                let params = [rows::number(after), rows].map(|number| (number, Type::INT8));
-                moving(what, client.query_typed_raw(&self.page, params)).await?
-            }
-        };
-        let (mut paging, mut read) = (Paging::after(after), Arrived::of(stream));
-        while let Some(arrived) = read.next(what).await? {
-            for row in &arrived {
-                paging.row(row).ok_or_else(|| rows::strange(what))?;
-            }
+        let page = self.read_page(after).await;
+        if page.is_err() {
+            self.pace.failed();
         }
-        paging.end(&self.pace).ok_or_else(|| rows::strange(what))
+        page
     }
 
     async fn snapshot(&self) -> Result<Loaded> {

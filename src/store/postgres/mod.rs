@@ -54,6 +54,7 @@ use tokio_postgres::types::{ToSql, Type};
 use self::connect::Address;
 use self::lent::Lent;
 use self::listener::PgListener;
+use self::paging::Pace;
 use self::prepare::Prepared;
 use super::{Consumers, GroupAnswer, Listener, Recorded, Store, Task, WriteAnswer, WriteRequest};
 use crate::core::{Checksum, Cursor, Key, Revision};
@@ -78,6 +79,7 @@ pub(crate) struct PostgresStore {
     identity: Option<String>,
     settings: Settings,
     instance: u64,
+    pace: Arc<Pace>,
     prepared: OnceCell<Prepared>,
 }
 
@@ -127,6 +129,7 @@ impl PostgresStore {
             identity,
             settings,
             instance,
+            pace: Arc::default(),
             prepared,
         })
     }
@@ -177,6 +180,7 @@ impl Store for PostgresStore {
         let listener = match &self.address {
             Some(address) => {
                 let listener = PgListener::connect(address, names.0, names.1).await?;
+                let listener = listener.paced(&self.pace);
                 if self.apart {
                     self.same_store(&listener).await?;
                 }
@@ -188,7 +192,7 @@ impl Store for PostgresStore {
             None => {
                 let kept = self.client("connecting").await?.keep();
                 let client = kept.ok_or_else(|| rows::strange("connecting"))?;
-                PgListener::deaf(client, names.0)
+                PgListener::deaf(client, names.0).paced(&self.pace)
             }
         };
         Ok(Arc::new(listener))

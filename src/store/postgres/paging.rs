@@ -15,25 +15,37 @@ const MOST_ROWS: i64 = 20_000;
 /// Bytes of keys and values that end a page.
 const MOST_BYTES: usize = 16 << 20;
 
-/// How many rows to ask for.
+/// Rows of the first page: a quarter of a gigabyte at most, where each value is a mebibyte.
+const FIRST_ROWS: i64 = 256;
+
+/// A page has at most this many times the rows of the one before.
+const GROWTH: i64 = 8;
+
+/// How many rows to ask for, learned from the pages of all sessions: what does not fit is sent in vain.
 pub(super) struct Pace(AtomicI64);
 
-impl Pace {
-    pub(super) fn new() -> Self {
-        Self(AtomicI64::new(MOST_ROWS))
+impl Default for Pace {
+    fn default() -> Self {
+        Self(AtomicI64::new(FIRST_ROWS))
     }
+}
 
+impl Pace {
     pub(super) fn rows(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Learns from a page. What did not fit was sent in vain, once: the next page asks for as many rows as did fit.
-    fn learn(&self, held: usize, fits: bool) {
-        let rows = match fits {
-            true => self.rows() * 2,
-            false => i64::try_from(held).unwrap_or(MOST_ROWS),
-        };
-        self.0.store(rows.clamp(1, MOST_ROWS), Ordering::Relaxed);
+    /// Learns from a page: as many rows of that size as fit.
+    fn learn(&self, held: usize, bytes: usize) {
+        let fit = held.saturating_mul(MOST_BYTES) / bytes.max(1);
+        let rows = i64::try_from(fit).unwrap_or(MOST_ROWS);
+        let most = self.rows().saturating_mul(GROWTH).min(MOST_ROWS);
+        self.0.store(rows.clamp(1, most), Ordering::Relaxed);
+    }
+
+    /// A page did not come to its end: the next is smaller, in case that it took too long.
+    pub(super) fn failed(&self) {
+        self.0.store((self.rows() / 2).max(1), Ordering::Relaxed);
     }
 }
 
@@ -140,7 +152,9 @@ impl Paging {
 
     /// The page, after its last row; `None` if there was not even one.
     pub(super) fn end(self, pace: &Pace) -> Option<Page> {
-        pace.learn(self.held, !self.full);
+        if self.held > 0 {
+            pace.learn(self.held, self.bytes);
+        }
         let mut page = self.page?;
         let last = page.revisions.last();
         page.more = last.is_some_and(|last| last.revision < page.head);
@@ -186,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_page_ends_after_16_mib_with_a_whole_revision_and_the_next_asks_for_no_more_than_fits() {
-        let pace = Pace::new();
+        let pace = Pace::default();
         let held = pages(&pace, 7, 9, 1_000_000);
         assert_eq!(held, [2, 2, 2, 1]);
-        assert!(pace.rows() <= 36, "{}", pace.rows());
+        assert_eq!(pace.rows(), 16);
         assert_eq!(
             pages(&pace, 1, 30, 1_000_000),
             [1],
@@ -199,10 +213,20 @@ mod tests {
 
     #[test]
     fn a_pace_that_large_values_made_slow_is_as_fast_as_before_after_a_few_pages() {
-        let pace = Pace::new();
+        let pace = Pace::default();
         pages(&pace, 40, 1, 1_000_000);
         assert!(pace.rows() < 100);
-        pages(&pace, 20_000, 1, 10);
+        let held = pages(&pace, 20_000, 1, 10);
+        assert_eq!(held[..4], [16, 128, 1_024, 8_192]);
         assert_eq!(pace.rows(), MOST_ROWS);
+    }
+
+    #[test]
+    fn a_page_that_fails_is_asked_for_in_halves() {
+        let pace = Pace::default();
+        pace.failed();
+        assert_eq!(pace.rows(), FIRST_ROWS / 2);
+        (0..20).for_each(|_| pace.failed());
+        assert_eq!(pace.rows(), 1);
     }
 }

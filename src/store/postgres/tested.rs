@@ -61,7 +61,7 @@ pub(crate) fn page(after: Revision, rows: &[Vec<Cell>]) -> Option<Page> {
     for row in rows {
         paging.row(row)?;
     }
-    paging.end(&Pace::new())
+    paging.end(&Pace::default())
 }
 
 pub(crate) fn history(after: Cursor, rows: &[Vec<Cell>]) -> Option<Vec<Recorded>> {
