@@ -141,7 +141,8 @@ impl ConfigService {
     ///
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        self.store.history(after, limit).await
+        let revisions = self.store.history(self.engine.stored(after), limit).await?;
+        Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
     }
 
     /// Writes within a transaction of the caller's: both are committed, or neither. Any transaction of the store's database
@@ -197,6 +198,7 @@ impl ConfigService {
         let postgres = self.postgres.as_ref();
         let postgres = postgres.ok_or_else(|| joined::elsewhere("a joined write"))?;
         let cursor = postgres.numbered(joined).await?;
+        let cursor = cursor.map(|cursor| self.engine.shown(cursor));
         if let Some(cursor) = cursor {
             self.wait_for(cursor.into(), self.request_timeout).await?;
         }
@@ -297,7 +299,7 @@ impl SyncConfig for ConfigService {
             .shows(cursor.epoch, cursor.revision, followed, deadline);
         let visible = shown.await;
         Ok(Written {
-            cursor,
+            cursor: self.engine.shown(cursor),
             changed,
             visible,
             replayed,

@@ -254,12 +254,11 @@ impl Driver {
         if pause.is_zero() || !self.engine.may_be_own(notice) {
             return false;
         }
-        let until = match self.held {
-            // The first does not wait any longer because of the others.
-            Some((_, until)) => until,
-            None => self.engine.clock.now() + pause,
-        };
-        self.held = Some((notice, until));
+        self.held = Some(match self.held {
+            // The first does not wait any longer because of the others; and whoever forges an older one hides no news.
+            Some((held, until)) => (further(held, notice), until),
+            None => (notice, self.engine.clock.now() + pause),
+        });
         true
     }
 
@@ -311,6 +310,19 @@ async fn connect(
         Ok(())
     };
     (Input::Connected { session, listening }, Some(listener))
+}
+
+/// The notice of the two that tells more.
+fn further(one: Notice, other: Notice) -> Notice {
+    match (one, other) {
+        (
+            Notice::Changed { revision, .. },
+            Notice::Changed {
+                revision: later, ..
+            },
+        ) if later < revision => one,
+        _ => other,
+    }
 }
 
 async fn pending(query: Option<&mut Query>) -> (Input, Option<Arc<dyn Listener>>) {

@@ -27,6 +27,7 @@ use crate::core::replica::{Action, Committed, Config, Input, Mode};
 use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot, shown as foreign};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
+use crate::store::Recorded;
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::Target;
 
@@ -160,6 +161,27 @@ impl Engine {
         followed
     }
 
+    /// A cursor of the database's as it is shown.
+    pub(crate) fn shown(&self, stored: Cursor) -> Cursor {
+        let epoch = self.replica().shown_epoch(stored.epoch);
+        Cursor { epoch, ..stored }
+    }
+
+    /// A cursor that was shown as the database knows it.
+    pub(crate) fn stored(&self, shown: Cursor) -> Cursor {
+        let epoch = self.replica().stored_epoch(shown.epoch);
+        Cursor { epoch, ..shown }
+    }
+
+    /// Revisions of the database's journal, likewise.
+    pub(crate) fn recorded(&self, mut stored: Vec<Recorded>) -> Vec<Recorded> {
+        let replica = self.replica();
+        for recorded in &mut stored {
+            recorded.cursor.epoch = replica.shown_epoch(recorded.cursor.epoch);
+        }
+        stored
+    }
+
     /// Waits until reads show what the database answered a write with, at most until `deadline`. `followed` says that its
     /// epoch was shown before.
     pub(crate) async fn shows(
@@ -180,6 +202,10 @@ impl Engine {
                     Err(error) if error.is_other_epoch() && followed => return true,
                     // It stands on a newer history than the one shown, which is on its way.
                     Err(error) if error.is_other_epoch() && shown.changed().await.is_ok() => {}
+                    // So it does where the history shown is known to be lost, though no epoch tells the two apart yet.
+                    Ok(_)
+                        if self.replica().shows_what_is_lost() && shown.changed().await.is_ok() => {
+                    }
                     reached => return reached.is_ok(),
                 }
             }

@@ -117,7 +117,8 @@ impl ConfigService {
     /// [`Error::is_unavailable`].
     pub async fn consumers(&self) -> Result<Vec<ConsumerPlace>> {
         let places = self.store.consumers().places(None).await?;
-        Ok(places.into_iter().map(ConsumerPlace::from).collect())
+        let place = |place| ConsumerPlace::of(place, &self.engine);
+        Ok(places.into_iter().map(place).collect())
     }
 
     /// Looks now which consumers are slow, instead of when the time for it has come.
@@ -161,7 +162,8 @@ impl Consumer {
     /// [`Error::is_missing_consumer`] once it was removed,
     /// [`Error::is_unavailable`].
     pub async fn place(&self) -> Result<Cursor> {
-        Ok(self.look().await?.cursor)
+        let place = self.look().await?;
+        Ok(self.engine.shown(place.cursor))
     }
 
     /// Reads at most `limit` whole revisions after the acknowledged place; fewer where
@@ -181,18 +183,15 @@ impl Consumer {
         if place.standing() == Standing::Follows
             && let Some(revisions) = self.store.history(cursor, limit).await?
         {
-            return Ok(Delivered::Revisions(revisions));
+            return Ok(Delivered::Revisions(self.engine.recorded(revisions)));
         }
         // The journal may have been trimmed, or replaced, between the two looks: the place says which it was.
         let place = self.look().await?;
-        Ok(match place.standing() {
-            Standing::OtherHistory => Delivered::OtherHistory {
-                place: place.cursor,
-            },
-            Standing::TooOld => Delivered::TooOld {
-                place: place.cursor,
-                floor: place.floor,
-            },
+        let (standing, floor) = (place.standing(), place.floor);
+        let place = self.engine.shown(place.cursor);
+        Ok(match standing {
+            Standing::OtherHistory => Delivered::OtherHistory { place },
+            Standing::TooOld => Delivered::TooOld { place, floor },
             // Somebody moved it meanwhile under the same name; the next call reads from there.
             Standing::Follows => Delivered::Revisions(Vec::new()),
         })
@@ -256,7 +255,8 @@ impl Consumer {
     async fn advance(&self, cursor: Cursor, anew: bool) -> Result<bool> {
         self.open()?;
         let consumers = self.store.consumers();
-        match consumers.advance(&self.name, cursor, anew).await? {
+        let stored = self.engine.stored(cursor);
+        match consumers.advance(&self.name, stored, anew).await? {
             Advanced::Moved => Ok(true),
             Advanced::Stood => Ok(false),
             Advanced::Gone => Err(self.missing()),
@@ -287,13 +287,13 @@ impl Consumer {
     }
 }
 
-impl From<Place> for ConsumerPlace {
-    fn from(place: Place) -> Self {
+impl ConsumerPlace {
+    fn of(place: Place, engine: &Engine) -> Self {
         Self {
             behind: place.behind(),
             follows: place.standing() == Standing::Follows,
+            cursor: engine.shown(place.cursor),
             name: place.name,
-            cursor: place.cursor,
             seen_at: place.seen_at,
         }
     }

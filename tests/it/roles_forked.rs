@@ -202,13 +202,17 @@ async fn an_instance_that_may_not_write_yet_is_answered_on_its_own_epoch() {
             &format!("GRANT INSERT, UPDATE, DELETE ON {{table}} TO {group}"),
         )
         .await;
+    let before = all[0].snapshot().unwrap().cursor();
     let written = all[0].set("k", "mine").await.unwrap();
     assert_eq!((written.revision().get(), written.visible()), (6, true));
-    assert_eq!(
-        written.cursor().epoch,
-        lost.epoch,
-        "as the database names it"
-    );
+    let cursor = written.cursor();
+    assert_ne!(cursor.epoch, lost.epoch, "another history");
+    assert_eq!(cursor, all[0].snapshot().unwrap().cursor());
+    all[0].wait_for(cursor.into(), PATIENCE).await.unwrap();
+    let recorded = all[0].history(lost, 10).await.unwrap();
+    assert!(recorded.is_none(), "its past is not in the journal");
+    let recorded = all[0].history(before, 10).await.unwrap().unwrap();
+    assert_eq!(recorded.last().unwrap().cursor(), cursor);
     for service in &all {
         until_status(service, "the write", |status| status.revision.get() == 6).await;
         assert_eq!(service.get_string("k", ""), "mine");

@@ -21,7 +21,7 @@ const HOPE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Default)]
 pub(super) struct Fork {
-    /// What was told to be lost, and since when.
+    /// What was told to be lost, and since when, until another history is shown or it is found after all.
     told: Option<(Cursor, Duration)>,
     /// The database will not begin a new epoch for this replica.
     denied: bool,
@@ -48,8 +48,18 @@ impl Replica {
         own.map_or(stored, |own| own.shown)
     }
 
+    /// Whether what is shown is known to be lost in the database.
+    pub(crate) fn shows_what_is_lost(&self) -> bool {
+        self.fork.told.is_some()
+    }
+
+    /// The database has what is shown: a server that lagged has caught up.
+    pub(super) fn fork_refuted(&mut self) {
+        self.fork.told = None;
+    }
+
     /// The database's name of an epoch shown.
-    pub(super) fn stored_epoch(&self, shown: Epoch) -> Epoch {
+    pub(crate) fn stored_epoch(&self, shown: Epoch) -> Epoch {
         let own = self.fork.own.filter(|own| own.shown == shown);
         own.map_or(shown, |own| own.stored)
     }
@@ -128,6 +138,7 @@ impl Replica {
         let ours = self.cursor()?.epoch;
         let lost = demand.cause == ResyncCause::Fork && loaded.epoch == ours;
         if !lost {
+            self.fork.told = None;
             self.fork.own = self.fork.own.filter(|own| own.shown == loaded.epoch);
             return Some(loaded.epoch);
         }
@@ -138,6 +149,7 @@ impl Replica {
             self.hold(now);
             return None;
         }
+        self.fork.told = None;
         let stored = self.stored_epoch(ours);
         let bits = [self.random.next(), self.random.next()].map(u128::from);
         let shown = Epoch::from_u128(bits[0] << 64 | bits[1]);

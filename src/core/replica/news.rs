@@ -107,6 +107,9 @@ impl Replica {
             self.forked(now, asked);
             return;
         }
+        if head.own_id == Some(asked.id) && asked == cursor {
+            self.fork_refuted();
+        }
         let ahead = (head.revision > cursor.revision).then_some(head.revision);
         self.notice_missed(now, ahead);
         if ahead.is_some() {
@@ -203,6 +206,7 @@ impl Replica {
             // The newest revision is always kept, so ours is not in this history.
             self.check_soon(now);
         } else {
+            self.fork_refuted();
             return true;
         }
         false
@@ -369,6 +373,14 @@ impl Replica {
             demand.not_before = demand.not_before.max(self.fork_pause());
             self.repair.demand(demand);
             self.forked(now, ours);
+            return;
+        }
+        if demand.cause == ResyncCause::Fork && cursor == ours {
+            self.fork_refuted();
+            if !demand.tickets.is_empty() {
+                let cause = ResyncCause::Asked;
+                self.repair.demand(Demand { cause, ..demand });
+            }
             return;
         }
         let Some(epoch) = self.epoch_of(now, cursor, &demand) else {

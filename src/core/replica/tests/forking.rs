@@ -138,3 +138,31 @@ fn heartbeats_carry_the_databases_name_of_the_epoch() {
         .collect();
     assert_eq!(epochs, [EPOCH]);
 }
+
+#[test]
+fn a_server_that_lags_a_second_time_is_told_of_again() {
+    let mut script = forked(Rotation::Failed);
+    assert!(script.replica.shows_what_is_lost());
+    script.pass(2_000);
+    assert_eq!(script.head(3, Some(3)), "");
+    assert!(
+        !script.replica.shows_what_is_lost(),
+        "it is there after all"
+    );
+    script.pass(100_000);
+    assert_eq!(script.head(2, None), "forked; rotate");
+    assert_eq!(
+        script.feed(Input::Rotated(Rotation::Failed)),
+        "",
+        "the hope begins anew"
+    );
+}
+
+#[test]
+fn a_table_that_has_what_is_shown_after_all_is_the_same_history() {
+    let mut script = forked(Rotation::Denied);
+    let said = script.snapshot_of(cursor(EPOCH, 3, 3), &[("a", "1"), ("b", "2")]);
+    assert_eq!(said, "page after 3");
+    assert_eq!(epoch(&script), EPOCH);
+    assert!(!script.replica.has_own_epoch() && !script.replica.shows_what_is_lost());
+}
