@@ -87,8 +87,12 @@ impl<'a> Parts<'a> {
                 "holds a blank, a control character or another that cannot be seen; write it percent-encoded, a blank as %20",
             );
         }
-        if self.hosts.contains('@') {
-            return Some("holds more than one @; write an @ within user or password as %40");
+        // It may end a password with a / or a ? in it, of which a part would be taken for hosts and database.
+        let behind = [Some(self.hosts), self.database, self.parameters];
+        if behind.iter().flatten().any(|part| part.contains('@')) {
+            return Some(
+                "holds an @ behind the one that ends user and password; write those within as %40, a / as %2F, a ? as %3F",
+            );
         }
         if !self.hosts.split(',').all(is_host) {
             return Some(
@@ -155,8 +159,6 @@ pub(super) fn redacted(text: &str) -> String {
         return HIDDEN.to_owned();
     }
     match Parts::cut(text) {
-        // An @ in there may end a password that was not encoded.
-        Some(parts) if parts.parameters.is_some_and(|text| text.contains('@')) => HIDDEN.to_owned(),
         Some(parts) => parts.redacted(),
         None => redacted_words(text).unwrap_or_else(|| HIDDEN.to_owned()),
     }
@@ -275,6 +277,9 @@ mod tests {
             ("postgres://u:hunter 2@h/d", "%20"),
             ("postgres://u:hunter2@h/d\n", "%20"),
             ("postgres://u:hun@ter2@h/d", "%40"),
+            ("postgres://u:hun@hunter/2@h/d", "%40"),
+            ("postgres://u:1/hunter2?x=y@h/d", "%40"),
+            ("postgres://u@h/d?user=hunter@h", "%40"),
             ("postgres://u:hunter2@h/d?sslmode", "name=value"),
             ("postgres://u:hunter2@h/d?&", "name=value"),
             ("host=h password=hunter2\u{7}", "control"),
@@ -333,7 +338,6 @@ mod tests {
                 "host=h password = 'hun\\'ter 2' user=u",
                 "host=h password=… user=u",
             ),
-            ("postgres://u:1/hunter2?x=y@h/d", "…"),
             (
                 "postgres://h/d?user=a&options=-c a=hunter2",
                 "postgres://h/d?user=a&options=…",
