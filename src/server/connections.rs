@@ -1,8 +1,9 @@
 //! The connections of the HTTP service, which clients hold as long as they like, within bounds.
 //!
-//! Guarantees: at most 2,000 connections at once, further ones wait to be accepted; one that does not send the head of a
-//! request within 30 s, be it the first or the next, is closed; so is one that takes nothing of its answer for 60 s. What a
-//! connection holds, the state of which an answer is made included, is free then. A request's body is bounded elsewhere.
+//! Guarantees: at most 2,000 connections at once, fewer where the limit of open files is low, further ones wait to be accepted; one
+//! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
+//! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
+//! is bounded elsewhere.
 
 use std::future::Future;
 use std::io;
@@ -37,7 +38,7 @@ impl Default for Patience {
     /// connections keeps an idle one for; a network that moves nothing for 60 s has lost its other end.
     fn default() -> Self {
         Self {
-            connections: 2 * super::MAX_STREAMS,
+            connections: super::descriptors::connections(2 * super::MAX_STREAMS),
             head: Duration::from_secs(30),
             stall: Duration::from_secs(60),
         }

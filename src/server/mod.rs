@@ -6,6 +6,7 @@
 //! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
 
 mod connections;
+mod descriptors;
 mod entries;
 mod etag;
 mod gate;

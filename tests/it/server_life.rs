@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::ground::one;
 use crate::support::http::{Connection, Watch, answer, get, head, put, request};
 use crate::support::local_postgres::LocalPostgres;
 use crate::support::postgres::{TestDb, cluster, local_binaries};
 use crate::support::program::{Scratch, Server, program, run};
 use crate::support::proxy::{Mode, Proxy};
+use crate::support::wait::{PATIENCE, eventually};
 
 async fn behind_a_proxy(db: &TestDb) -> (Proxy, String) {
     let proxy = Proxy::to(cluster().address()).await;
@@ -380,4 +382,30 @@ async fn a_private_postgresql_keeps_its_data_over_a_restart() {
     // Its own server is gone with it: another one may have the data now.
     let own = LocalPostgres::durable(&local_binaries(), &data, None).unwrap();
     assert!(own.owns_server());
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_leave_the_database_the_files_it_needs() {
+    let db = TestDb::new().await;
+    let at = Server::start_within(200, db.url()).await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(at.address).await.unwrap());
+    }
+    let client = db.client().await;
+    let ours =
+        "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let newest = format!("SELECT max(backend_start)::text {ours}");
+    let before: String = one(&client, &newest).await;
+    let ended = format!("SELECT count(pg_terminate_backend(pid)) {ours}");
+    assert!(one::<i64>(&client, &ended).await >= 1);
+    eventually("another session", PATIENCE, async || {
+        let found: Option<String> = one(&client, &newest).await;
+        found.filter(|found| *found > before)
+    })
+    .await;
+    let told = at.log.until("the bound", |log| {
+        log.iter().any(|line| line.contains("limit of open files"))
+    });
+    told.await;
 }

@@ -78,6 +78,31 @@ impl Server {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         command.args(args).envs(variables.iter().copied());
+        Self::spawn(command).await
+    }
+
+    /// Starts a server that may have so many files open, and waits until it is loaded.
+    pub(crate) async fn start_within(files: u32, database_url: &str) -> Self {
+        let args = ["serve", "--log-format", "json", "--listen", "127.0.0.1:0"];
+        let direct = program(Some(database_url), &args);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"])
+            .arg(direct.as_std().get_program())
+            .args(direct.as_std().get_args());
+        for (name, value) in direct.as_std().get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let server = Self::spawn(command).await;
+        server.ready().await;
+        server
+    }
+
+    async fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Probe::new();
