@@ -117,6 +117,8 @@ enum Failure {
     Missing(String),
     MissingConsumer(String),
     Other(String),
+    /// A problem with this program's own lines about what to do.
+    Advice(&'static str, &'static str),
     /// Nobody reads stdout any more.
     Unread,
 }
@@ -129,6 +131,11 @@ impl Failure {
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
             Self::Other(text) => (text.clone(), 1),
+            Self::Advice(problem, advice) => {
+                out::say(format_args!("sync-config: {problem}"));
+                advice.lines().for_each(out::say);
+                return ExitCode::FAILURE;
+            }
             Self::Unread => return ExitCode::SUCCESS,
         };
         out::say(format_args!("sync-config: {text}"));

@@ -99,10 +99,10 @@ impl Place {
         };
         let started = tokio::task::spawn_blocking(move || {
             let binaries = find_binaries().ok_or_else(|| {
-                let hint = install_hint();
-                Failure::Other(format!(
-                    "there is no PostgreSQL server on this machine.\n{hint}"
-                ))
+                Failure::Advice(
+                    "there is no PostgreSQL server on this machine",
+                    install_hint(),
+                )
             })?;
             LocalPostgres::durable(&binaries, &dir, None)
                 .map_err(|error| Failure::Other(format!("the private PostgreSQL: {error}")))
