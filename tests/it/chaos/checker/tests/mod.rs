@@ -159,3 +159,40 @@ fn who_is_late_without_a_fault_is_found_and_with_one_excused() {
         assert_eq!(report.broken(), broken, "{:?}", report.violations);
     }
 }
+
+#[test]
+fn a_resync_may_follow_its_cause_late_where_the_database_was_away_and_not_otherwise() {
+    for (away, broken) in [(false, vec!["causes"]), (true, vec![])] {
+        let mut world = World::new(2);
+        world.write(0, vec![put("a:1", 1)], true);
+        world.follow(1);
+        let fault = "falsified".to_owned();
+        world.say(Event::Fault {
+            fault: fault.clone(),
+            what: FaultKind::Falsified,
+            processes: Vec::new(),
+        });
+        world.say(Event::Healed { fault });
+        if away {
+            world.cut(1);
+        }
+        world.pass(BOUNDS.notice);
+        world.status(1);
+        world.pass(BOUNDS.notice);
+        world.mend(1);
+        world.status(1);
+        let mut records = world.finish();
+        let last = records
+            .iter_mut()
+            .rev()
+            .find_map(|record| match &mut record.event {
+                Event::Status(status) => Some(&mut status.repairs),
+                _ => None,
+            });
+        let repairs = last.unwrap();
+        (repairs.resyncs, repairs.needless_resyncs) = (1, 1);
+        repairs.last_cause = Some("peer mismatch".to_owned());
+        let report = judge(&records);
+        assert_eq!(report.broken(), broken, "{:?}", report.violations);
+    }
+}
