@@ -1,5 +1,6 @@
 //! The runs themselves: one storm in each `cargo test`, one after the other for as long as is asked for.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,4 +44,8 @@ async fn processes_keep_every_promise_in_every_fault() {
         }
     }
     eprintln!("{all}");
+    // Past the harness, which keeps what a test that passes prints to itself.
+    for (what, why) in &all.not_made {
+        let _said = writeln!(std::io::stderr(), "chaos: not made here: {what}: {why}");
+    }
 }
