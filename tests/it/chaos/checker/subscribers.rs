@@ -260,8 +260,7 @@ pub(super) fn atomic(view: &View<'_>, findings: &mut Findings<'_>) {
         for (record, place, changes) in stretches.iter().flat_map(|stretch| &stretch.changed) {
             let line = view.line_of(place);
             let revision = line.and_then(|line| line.revision(place.revision));
-            let Some(revision) = revision.filter(|_| !view.altered(&record.process, record.at))
-            else {
+            let Some(revision) = revision.filter(|_| !view.told_altered(record, place)) else {
                 continue;
             };
             let told: Vec<_> = changes

@@ -320,12 +320,30 @@ impl<'a> View<'a> {
     /// Whether what a process holds was altered on purpose around that time. That excuses nothing but texts, of a process
     /// whose memory was edited or, for the second that an audit takes, of all: what is told of revisions stays judged.
     pub(super) fn altered(&self, process: &str, at: Micros) -> bool {
+        self.altered_between(process, at, at)
+    }
+
+    fn altered_between(&self, process: &str, from: Micros, to: Micros) -> bool {
         let alters = |fault: &&Fault<'_>| {
             matches!(fault.what, FaultKind::Falsified | FaultKind::Altered)
                 && fault.concerns(process)
         };
         let mut faults = self.faults.iter().filter(alters);
-        faults.any(|fault| fault.from <= at && at <= fault.healed)
+        faults.any(|fault| fault.from <= to && from <= fault.healed)
+    }
+
+    /// The same for what a subscriber was told, which may be long after the process showed it.
+    pub(super) fn told_altered(&self, record: &Record, place: &Place) -> bool {
+        let name = (record.process.as_str(), record.incarnation);
+        let shown = self
+            .lives
+            .get(&name)
+            .into_iter()
+            .flat_map(|life| &life.shown);
+        let shown = shown.filter(|shown| shown.place == place);
+        // Either line may be written a moment after what it tells.
+        let mut at = shown.map(|shown| shown.record.at).chain([record.at]);
+        at.any(|at| self.altered_between(&record.process, at.saturating_sub(self.bounds.slack), at))
     }
 
     /// Whether a fault that concerns a process overlaps a time.

@@ -11,7 +11,7 @@ use self::misled::{changed, told};
 use self::model::{BOUNDS, World, delete, put};
 use self::mutations::truth;
 use super::{Report, check};
-use crate::chaos::history::{Asked, Condition, Event, FaultKind, Record};
+use crate::chaos::history::{Asked, Condition, Event, FaultKind, Record, Told};
 
 fn judge(records: &[Record]) -> Report {
     check(records, BOUNDS)
@@ -194,5 +194,44 @@ fn a_resync_may_follow_its_cause_late_where_the_database_was_away_and_not_otherw
         repairs.last_cause = Some("peer mismatch".to_owned());
         let report = judge(&records);
         assert_eq!(report.broken(), broken, "{:?}", report.violations);
+    }
+}
+
+#[test]
+fn a_subscriber_may_be_told_the_false_text_that_a_write_replaced_and_no_other() {
+    for (after, broken) in [
+        (0, vec![]),
+        (BOUNDS.slack / 2, vec![]),
+        (BOUNDS.slack * 20, vec!["atomic"]),
+    ] {
+        let mut world = World::new(2);
+        world.write(0, vec![put("a:1", 1)], true);
+        world.follow(1);
+        world.pass(BOUNDS.slack * 10);
+        let fault = "falsified".to_owned();
+        world.say(Event::Fault {
+            fault: fault.clone(),
+            what: FaultKind::Falsified,
+            processes: Vec::new(),
+        });
+        world.write(0, vec![put("a:1", 2)], true);
+        world.say(Event::Healed { fault });
+        world.follow(1);
+        let mut records = world.finish();
+        let at = *told(&records, "all", changed).last().unwrap();
+        let delivered = records[at].at;
+        let healed = records
+            .iter_mut()
+            .find(|record| matches!(record.event, Event::Healed { .. }));
+        healed.unwrap().at = delivered - after;
+        let Event::Delivered { told, .. } = &mut records[at].event else {
+            panic!("not told");
+        };
+        let Told::Changed(changes) = told else {
+            panic!("no change");
+        };
+        changes[0].old = Some("\"never written\"".to_owned());
+        let report = judge(&records);
+        assert_eq!(report.broken(), broken, "{after}: {:?}", report.violations);
     }
 }
