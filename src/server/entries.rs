@@ -3,6 +3,7 @@
 //! Guarantees: a value passes through as its text; a write's answer is the key's state after it; preconditions are decided
 //! inside the database.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use axum::extract::{OriginalUri, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 
 use super::problem::Problem;
 use super::query::{self, percent_decoded};
@@ -124,9 +125,21 @@ pub(super) async fn list(
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let pieces = stream::iter(Pieces::new(snapshot, prefix));
-    let body = Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>));
+    let body = Body::from_stream(in_time(pieces, super::WHOLE_TIMEOUT));
     let headers = [(CONTENT_TYPE, "application/json".to_owned()), (ETAG, tag)];
     Ok((headers, body).into_response())
+}
+
+/// The pieces until a deadline, and then an error. A client that asks for none is found out by its connection.
+fn in_time(
+    pieces: impl Stream<Item = Bytes> + Unpin,
+    limit: Duration,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let mut late = Box::pin(tokio::time::sleep(limit));
+    pieces.map(move |piece| match late.as_mut().now_or_never() {
+        Some(()) => Err(io::ErrorKind::TimedOut.into()),
+        None => Ok(piece),
+    })
 }
 
 /// What a write's headers demand, and whether the key is known to this instance.
@@ -261,6 +274,18 @@ mod tests {
             "/v1/config/%00",
         ] {
             assert!(key(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_taken_too_slowly_breaks_off() {
+        let pieces = || stream::iter([Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        let limit = Duration::from_secs(600);
+        for (pause, whole) in [(599, true), (601, false)] {
+            let mut taken = in_time(pieces(), limit);
+            assert!(taken.next().await.unwrap().is_ok());
+            tokio::time::advance(Duration::from_secs(pause)).await;
+            assert_eq!(taken.next().await.unwrap().is_ok(), whole, "{pause} s");
         }
     }
 }

@@ -44,6 +44,10 @@ const MAX_JOURNAL_READERS: usize = 2;
 /// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A client that has not taken a whole state after this long is let go. What is sent of it is held in memory, at the revision
+/// that it had; 200 kB/s are enough for a million small entries.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// How long requests may go on after the stop was asked for.
 const FAREWELL: Duration = Duration::from_secs(5);
 

@@ -4,7 +4,8 @@
 //! continues with exactly the next one, or begins anew with a snapshot when the journal cannot lead there. To join the two,
 //! the live stream is subscribed to first, then the journal is read, then the overlap is dropped.
 //! Memory of one stream is bounded by [`QUEUE`] revisions of [`QUEUE_BYTES`] (shared among streams) and [`MESSAGES`]
-//! messages; a stream that falls behind further goes on by the journal.
+//! messages; a stream that falls behind further goes on by the journal. The state that it begins with is held until it was sent,
+//! ten minutes at most.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -169,9 +170,15 @@ impl Relay {
         {
             return self.progress().await;
         }
-        for part in Parts::snapshot(state.cursor(), self.entries(state)) {
-            send(&self.out, &mut self.stop, part).await?;
-        }
+        let (cursor, entries) = (state.cursor(), self.entries(state));
+        let sent = async {
+            for part in Parts::snapshot(cursor, entries) {
+                send(&self.out, &mut self.stop, part).await?;
+            }
+            Ok(())
+        };
+        let sent = tokio::time::timeout(super::WHOLE_TIMEOUT, sent).await;
+        sent.unwrap_or(Err(Ended))?;
         self.told = Some(state.cursor());
         self.busy();
         Ok(())
