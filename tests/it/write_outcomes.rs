@@ -93,6 +93,43 @@ async fn a_batch_deletes_what_was_made_before_it_had_its_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_of_what_has_to_be_absent_deletes_nothing_that_was_made_meanwhile() {
+    let db = TestDb::new().await;
+    let service = start(quick(Settings::new(db.url()))).await;
+    let (holder, maker, mut joins) = (db.client().await, db.client().await, db.client().await);
+    let batch = |key: &str| {
+        let absent = Precondition::Absent;
+        Batch::new().put(key, 1).delete_if("made", absent)
+    };
+    // The put comes after the look at the conditions and before the delete, and waits for whoever makes its key.
+    let held = "BEGIN; INSERT INTO sync_config (key, value) VALUES ('held', '0')";
+    let made = "INSERT INTO sync_config (key, value) VALUES ('made', '1')";
+    let meanwhile = async || {
+        until_waiting(&db, 1).await;
+        run(&maker, made).await;
+        run(&holder, "COMMIT").await;
+    };
+    run(&holder, held).await;
+    let (refused, ()) = tokio::join!(service.write(batch("held")), meanwhile());
+    let error = refused.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    eventually("both are shown", PATIENCE, async || {
+        (service.get_i64("made", 0) == 1 && service.get_i64("held", 1) == 0).then_some(())
+    })
+    .await;
+
+    run(&maker, "DELETE FROM sync_config").await;
+    let transaction = joins.transaction().await.unwrap();
+    run(&holder, held).await;
+    let (refused, ()) = tokio::join!(service.write_in(&transaction, batch("held")), meanwhile());
+    let error = refused.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    transaction.commit().await.unwrap();
+    assert_eq!(rows(&maker).await.len(), 2, "held and made");
+    equal_to_the_table(&[&service], &maker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_shares_a_transaction_deletes_what_was_made_before_it_had_its_revision() {
     let put = |key: &str| Batch::new().put(key, 1);
     let batches = vec![put("a"), put("b").delete("made"), put("c")];

@@ -2,6 +2,7 @@
 -- its revision: it was answered at a revision that holds the key. Now such a write has no effect and is to be sent again. Both
 -- functions are as before but for `{fn_appeared}`, where the answer is read: then the head is held, or the write changed nothing and
 -- its answer is one snapshot. A key of an older revision was not made meanwhile: somebody's trigger keeps it from being deleted.
+-- Nor does a delete on the condition that the key is absent delete one that was made since the condition was looked at.
 
 -- Says that a key which was not there has been made meanwhile.
 CREATE OR REPLACE FUNCTION {fn_appeared}(key text) RETURNS text
@@ -102,6 +103,9 @@ BEGIN
 
         -- What this transaction wrote before is numbered first, so that conditions see the revisions of their keys.
         ignored := {fn_seal}()::text;
+        IF deletes > 0 THEN
+            SELECT h.revision INTO began FROM {head} h;
+        END IF;
         PERFORM FROM {table} t WHERE t.key = ANY (p_keys) ORDER BY t.key COLLATE "C" FOR UPDATE OF t;
 
         IF p_idempotency IS NOT NULL THEN
@@ -153,10 +157,9 @@ BEGIN
             touched := touched || part;
         END IF;
         IF deletes > 0 THEN
-            SELECT h.revision INTO began FROM {head} h;
             WITH gone AS (
-                DELETE FROM {table} t USING unnest(p_keys, p_vals) u (key, val)
-                WHERE u.val IS NULL AND t.key = u.key RETURNING t.key::text
+                DELETE FROM {table} t USING unnest(p_keys, p_vals, p_expected) u (key, val, expected)
+                WHERE u.val IS NULL AND u.expected IS DISTINCT FROM 0 AND t.key = u.key RETURNING t.key::text
             )
             SELECT array_agg(g.key) INTO part FROM gone g;
             touched := touched || part;
@@ -268,6 +271,9 @@ BEGIN
     ignored := set_config('sync_config.origin', coalesce(p_origin, ''), true);
     ignored := set_config('sync_config.idempotency_key', '', true);
     ignored := {fn_seal}()::text;
+    IF array_position(p_vals, NULL) IS NOT NULL THEN
+        SELECT h.revision INTO began FROM {head} h;
+    END IF;
 
     SELECT array_agg(l.key) INTO locked
     FROM (SELECT t.key::text AS key FROM {table} t WHERE t.key = ANY (p_keys)
@@ -308,7 +314,7 @@ BEGIN
            array_agg(u.val ORDER BY u.key COLLATE "C") FILTER (WHERE u.val IS NOT NULL AND u.expected IS DISTINCT FROM 0),
            array_agg(u.key ORDER BY u.key COLLATE "C") FILTER (WHERE u.val IS NOT NULL AND u.expected = 0),
            array_agg(u.val ORDER BY u.key COLLATE "C") FILTER (WHERE u.val IS NOT NULL AND u.expected = 0),
-           array_agg(u.key) FILTER (WHERE u.val IS NULL)
+           array_agg(u.key) FILTER (WHERE u.val IS NULL AND u.expected IS DISTINCT FROM 0)
     INTO put_keys, put_vals, make_keys, make_vals, delete_keys
     FROM unnest(p_keys, p_vals, p_expected, p_members) u (key, val, expected, member)
     WHERE u.member <> ALL (left_out);
@@ -337,7 +343,6 @@ BEGIN
         touched := touched || part;
     END IF;
     IF delete_keys IS NOT NULL THEN
-        SELECT h.revision INTO began FROM {head} h;
         WITH gone AS (
             DELETE FROM {table} t WHERE t.key = ANY (delete_keys) RETURNING t.key::text
         )
@@ -381,3 +386,132 @@ END
 {body};
 
 GRANT EXECUTE ON FUNCTION {fn_write_group}(text[], text[], bigint[], integer[], text, text, integer, text) TO PUBLIC;
+
+-- As before, but a delete on the condition that the key is absent deletes nothing: it is refused where the key was made meanwhile.
+--
+-- Writes within a transaction of the caller's, which gets its revision at its own commit: taking it here would hold the
+-- head row, and with it every other writer, until the caller commits.
+--
+-- A refused condition writes nothing and leaves the transaction as it was: then `refused` is true in the only row, which
+-- names the key, what was expected and what was found (-2: changed earlier in this transaction, so that it has no revision
+-- yet). Else one row for each key, in order, with the change's number: the revision whose `change` it is, once committed.
+-- The number is NULL when nothing has changed.
+CREATE OR REPLACE FUNCTION {fn_write_in}(keys text[], vals text[], expected bigint[], actor text, origin text)
+RETURNS TABLE (change bigint, head bigint, epoch uuid, key text, value text, changed boolean, refused boolean,
+               wanted bigint, actual bigint)
+LANGUAGE plpgsql SECURITY INVOKER ROWS 1 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET lock_timeout = '5s' AS {body}
+#variable_conflict use_column
+DECLARE
+    p_keys ALIAS FOR $1;
+    p_vals ALIAS FOR $2;
+    p_expected ALIAS FOR $3;
+    p_actor ALIAS FOR $4;
+    p_origin ALIAS FOR $5;
+    total integer := cardinality(p_keys);
+    distinct_keys bigint;
+    longest integer;
+    before bigint := {fn_changing}();
+    this bigint;
+    at_head bigint;
+    at_epoch uuid;
+    refused_key text;
+    part text[];
+    touched text[];
+    changed_keys jsonb;
+    makes bigint;
+    ignored text;
+BEGIN
+    IF coalesce(total, 0) = 0 OR cardinality(p_vals) IS DISTINCT FROM total
+       OR cardinality(p_expected) IS DISTINCT FROM total THEN
+        RAISE EXCEPTION 'keys, vals and expected must have the same length, at least 1' USING ERRCODE = '22023';
+    END IF;
+    SELECT count(DISTINCT u.key), max(length(u.key)) INTO distinct_keys, longest FROM unnest(p_keys) u (key);
+    IF distinct_keys <> total THEN
+        RAISE EXCEPTION 'each key may be written once' USING ERRCODE = '22023';
+    END IF;
+    IF longest > 255 THEN
+        RAISE EXCEPTION 'a key has % characters, the limit is 255', longest USING ERRCODE = '22001';
+    END IF;
+
+    PERFORM FROM {table} t WHERE t.key = ANY (p_keys) ORDER BY t.key COLLATE "C" FOR UPDATE OF t;
+    SELECT h.revision, h.epoch INTO at_head, at_epoch FROM {head} h LIMIT 1;
+    SELECT u.key, u.expected, CASE WHEN t.key IS NULL THEN 0 WHEN j.key IS NOT NULL THEN -2 ELSE coalesce(k.revision, 0) END
+    INTO refused_key, wanted, actual
+    FROM unnest(p_keys, p_expected) WITH ORDINALITY u (key, expected, place)
+    LEFT JOIN {table} t ON t.key = u.key
+    LEFT JOIN {key} k ON k.key = u.key
+    LEFT JOIN {journal} j ON j.change = before AND j.key = u.key
+    WHERE NOT CASE WHEN u.expected IS NULL THEN true
+                   WHEN u.expected = 0 THEN t.key IS NULL
+                   WHEN u.expected = -1 THEN t.key IS NOT NULL
+                   ELSE t.key IS NOT NULL AND j.key IS NULL AND k.revision IS NOT DISTINCT FROM u.expected END
+    ORDER BY u.place LIMIT 1;
+    IF FOUND THEN
+        RETURN QUERY SELECT NULL::bigint, at_head, at_epoch, refused_key, NULL::text, false, true, wanted, actual;
+        RETURN;
+    END IF;
+
+    BEGIN
+        SELECT count(*) INTO makes FROM unnest(p_vals, p_expected) u (val, expected)
+        WHERE u.val IS NOT NULL AND u.expected = 0;
+        IF makes > 0 THEN
+            WITH made AS (
+                INSERT INTO {table} (key, value)
+                SELECT u.key, u.val::jsonb FROM unnest(p_keys, p_vals, p_expected) u (key, val, expected)
+                WHERE u.val IS NOT NULL AND u.expected = 0 ORDER BY u.key COLLATE "C"
+                ON CONFLICT (key) DO NOTHING RETURNING key::text
+            )
+            SELECT array_agg(m.key) INTO part FROM made m;
+            IF coalesce(cardinality(part), 0) <> makes THEN
+                SELECT u.key INTO refused_key
+                FROM unnest(p_keys, p_vals, p_expected) WITH ORDINALITY u (key, val, expected, place)
+                WHERE u.val IS NOT NULL AND u.expected = 0 AND u.key <> ALL (coalesce(part, '{}'::text[]))
+                ORDER BY u.place LIMIT 1;
+                RAISE EXCEPTION 'somebody else made it meanwhile' USING ERRCODE = 'SC001';
+            END IF;
+            touched := touched || part;
+        END IF;
+        WITH put AS (
+            INSERT INTO {table} AS t (key, value)
+            SELECT u.key, u.val::jsonb FROM unnest(p_keys, p_vals, p_expected) u (key, val, expected)
+            WHERE u.val IS NOT NULL AND u.expected IS DISTINCT FROM 0 ORDER BY u.key COLLATE "C"
+            ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value, updated_at = EXCLUDED.updated_at
+                WHERE t.value::text IS DISTINCT FROM EXCLUDED.value::text
+            RETURNING t.key::text
+        )
+        SELECT array_agg(p.key) INTO part FROM put p;
+        touched := touched || part;
+        WITH gone AS (
+            DELETE FROM {table} t USING unnest(p_keys, p_vals, p_expected) u (key, val, expected)
+            WHERE u.val IS NULL AND u.expected IS DISTINCT FROM 0 AND t.key = u.key RETURNING t.key::text
+        )
+        SELECT array_agg(g.key) INTO part FROM gone g;
+        touched := touched || part;
+        SELECT u.key INTO refused_key
+        FROM unnest(p_keys, p_vals, p_expected) WITH ORDINALITY u (key, val, expected, place) JOIN {table} t ON t.key = u.key
+        WHERE u.val IS NULL AND u.expected = 0 ORDER BY u.place LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'somebody else made it meanwhile' USING ERRCODE = 'SC001';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'SC001' THEN
+        RETURN QUERY
+        SELECT NULL::bigint, at_head, at_epoch, refused_key, NULL::text, false, true, 0::bigint,
+               coalesce((SELECT k.revision FROM {key} k WHERE k.key = refused_key), 0);
+        RETURN;
+    END;
+    IF p_actor IS NOT NULL THEN
+        ignored := set_config('sync_config.actor', p_actor, true);
+    END IF;
+    ignored := set_config('sync_config.origin', coalesce(p_origin, ''), true);
+
+    this := {fn_changing}();
+    changed_keys := jsonb_object(touched, touched);
+    RETURN QUERY
+    SELECT this, at_head, at_epoch, u.key, t.value::text, coalesce(jsonb_exists(changed_keys, u.key), false), false, NULL::bigint, NULL::bigint
+    FROM unnest(p_keys) WITH ORDINALITY u (key, place)
+    LEFT JOIN {table} t ON t.key = u.key
+    ORDER BY u.place;
+END
+{body};
