@@ -67,6 +67,8 @@ mod typed;
 mod wire;
 mod write;
 
+#[doc(hidden)]
+pub use self::core::Scalar;
 pub use self::core::{
     Cause, Change, ChangeKind, ChangeSet, Checksum, Cursor, DecodeError, Entry, Epoch, Key,
     KeyError, MAX_DEPTH, MAX_KEY_BYTES, MAX_KEY_CHARS, MAX_VALUE_BYTES, Revision, RevisionId,

@@ -19,7 +19,7 @@ use tokio_postgres::Transaction;
 #[cfg(feature = "toml")]
 pub use self::services::Services;
 use crate::core::replica::Config;
-use crate::core::{Checksum, Cursor, Entry, Key, Revision, Snapshot};
+use crate::core::{Checksum, Cursor, Entry, Key, Revision, Scalar, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer};
 use crate::settings::Settings;
@@ -141,7 +141,9 @@ impl ConfigService {
     ///
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        let revisions = self.store.history(self.engine.stored(after), limit).await?;
+        let asked = self.store.history(self.engine.stored(after), limit);
+        let what = "reading the journal";
+        let revisions = self.engine.ask(what, self.request_timeout, asked).await?;
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
     }
 
@@ -197,10 +199,17 @@ impl ConfigService {
         self.open()?;
         let postgres = self.postgres.as_ref();
         let postgres = postgres.ok_or_else(|| joined::elsewhere("a joined write"))?;
-        let cursor = postgres.numbered(joined).await?;
+        let asked = postgres.numbered(joined);
+        let what = "looking at a joined write";
+        let cursor = self.engine.ask(what, self.request_timeout, asked).await?;
         let cursor = cursor.map(|cursor| self.engine.shown(cursor));
         if let Some(cursor) = cursor {
-            self.wait_for(cursor.into(), self.request_timeout).await?;
+            let limit = self.request_timeout;
+            let read = self.engine.clock.timeout(limit, self.engine.reads(cursor));
+            read.await.map_err(|_| Kind::Timeout {
+                what: format!("waiting for revision {}", cursor.revision),
+                after: limit,
+            })??;
         }
         Ok(cursor)
     }
@@ -209,6 +218,12 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.engine.cursor()
+    }
+
+    /// Whether what is shown is known to be lost in the database.
+    #[cfg(feature = "server")]
+    pub(crate) fn shows_what_is_lost(&self) -> bool {
+        self.engine.shows_what_is_lost()
     }
 
     /// How old the state is that stands in for the database, if one does. Cheap too.
@@ -272,6 +287,10 @@ impl SyncConfig for ConfigService {
         } else {
             Err(Kind::NotReady.into())
         }
+    }
+
+    fn scalar(&self, key: &str) -> Option<Scalar> {
+        self.engine.cache.scalar(key)
     }
 
     fn peek(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {

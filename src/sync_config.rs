@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::core::{Change, Checksum, Cursor, Entry, Epoch, Key, Report, Revision, Snapshot, Value};
+use crate::core::{
+    Change, Checksum, Cursor, Entry, Epoch, Key, Report, Revision, Scalar, Snapshot, Value,
+};
 #[allow(unused_imports, reason = "named in the documentation")]
 use crate::error::Error;
 use crate::error::Result;
@@ -51,6 +53,15 @@ pub trait SyncConfig: Send + Sync + 'static {
     /// As [`SyncConfig::with_entry`].
     fn peek(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> Result<()> {
         self.with_entry(key, read)
+    }
+
+    /// The value as far as it is decoded with its entry; `None` when the key is absent or nothing is loaded yet. One lookup
+    /// and one copy, without a call back.
+    #[doc(hidden)]
+    fn scalar(&self, key: &str) -> Option<Scalar> {
+        let mut found = None;
+        let looked = self.peek(key, &mut |entry| found = Some(entry.value().scalar()));
+        looked.ok().and(found)
     }
 
     /// Hears of a value that made a getter answer with its default, once for each key and revision. Logs it; a
@@ -263,17 +274,29 @@ pub trait SyncConfigExt: SyncConfig {
     /// Here and in the other getters with a default, a value of another type, `null` among them, is counted and logged
     /// once for each key and revision. Absence is none.
     fn get_bool(&self, key: &str, default: bool) -> bool {
-        read(self, key, "a boolean", Entry::as_bool).unwrap_or(default)
+        match self.scalar(key) {
+            None => default,
+            Some(Scalar::Bool(value)) => value,
+            Some(_) => read(self, key, "a boolean", Entry::as_bool).unwrap_or(default),
+        }
     }
 
     /// Reads an integer; the default when the key is absent, not an integer that fits, or nothing is loaded yet.
     fn get_i64(&self, key: &str, default: i64) -> i64 {
-        read(self, key, "an integer of 64 bits", Entry::as_i64).unwrap_or(default)
+        match self.scalar(key) {
+            None => default,
+            Some(Scalar::Int(value)) => value,
+            Some(_) => read(self, key, "an integer of 64 bits", Entry::as_i64).unwrap_or(default),
+        }
     }
 
     /// Reads a number; the default when the key is absent, not a number that fits, or nothing is loaded yet.
     fn get_f64(&self, key: &str, default: f64) -> f64 {
-        read(self, key, "a number that f64 holds", Entry::as_f64).unwrap_or(default)
+        match self.scalar(key) {
+            None => default,
+            Some(Scalar::Float(value)) => value,
+            Some(_) => read(self, key, "a number that f64 holds", Entry::as_f64).unwrap_or(default),
+        }
     }
 
     /// Reads a string; the default when the key is absent, not a string, or nothing is loaded yet.

@@ -57,4 +57,4 @@ pub(crate) use replica::Replica;
 pub(crate) use shown::shown_json;
 pub(crate) use shown::{MAX_SHOWN, is_unseen, shown, shown_start};
 pub(crate) use table::Table;
-pub(crate) use value::Scalar;
+pub use value::Scalar;

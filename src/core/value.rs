@@ -27,8 +27,10 @@ pub struct Value {
 }
 
 /// What a getter can answer without parsing the text again.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Scalar {
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Scalar {
     Null,
     Bool(bool),
     Int(i64),

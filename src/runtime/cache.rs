@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dashmap::{DashMap, SharedValue};
 use foldhash::fast::RandomState;
 
-use crate::core::{ByKey, ChangeSet, Entry, Snapshot};
+use crate::core::{ByKey, ChangeSet, Entry, Scalar, Snapshot};
 
 /// A map without values, because an entry brings its key along: the keys beside it would be another 16 bytes each.
 ///
@@ -44,6 +44,17 @@ impl Cache {
             .read();
         let (entry, _) = shard.get(hash as u64, |(entry, _)| entry.key() == key)?;
         Some(entry.0.clone())
+    }
+
+    pub(crate) fn scalar(&self, key: &str) -> Option<Scalar> {
+        let hash = self.hash(key);
+        let shard = self
+            .entries
+            .shards()
+            .get(self.entries.determine_shard(hash))?
+            .read();
+        let (entry, _) = shard.get(hash as u64, |(entry, _)| entry.key() == key)?;
+        Some(entry.0.value().scalar())
     }
 
     /// Looks at an entry in place. False before the first load.

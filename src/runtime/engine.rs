@@ -118,6 +118,7 @@ impl Engine {
         // Whoever waits for a revision is woken once for all of a page, not a thousand times.
         let many = matches!(&input, Input::Page { page, .. } if page.revisions.len() > 1);
         let mut replica = self.replica();
+        let lost = replica.shows_what_is_lost();
         replica.handle(self.clock.now(), input);
         while let Some(action) = replica.next_action() {
             match action {
@@ -128,7 +129,9 @@ impl Engine {
                 action => drop(self.actions.send(action)),
             }
         }
-        if many {
+        // What is shown may be found in the database after all, which is nothing to publish.
+        let found = lost && !replica.shows_what_is_lost();
+        if many || found {
             self.shown.send_modify(|_| {});
         }
         let settled = replica.settled();
@@ -214,6 +217,42 @@ impl Engine {
         self.clock.timeout(left, seen).await.unwrap_or(false)
     }
 
+    /// Waits until reads show a revision of the database's, whose id is known: not another one of its number, which was lost.
+    pub(crate) async fn reads(&self, cursor: Cursor) -> Result<()> {
+        let mut shown = self.shown.subscribe();
+        loop {
+            self.sought(cursor.into()).await?;
+            shown.borrow_and_update();
+            {
+                let replica = self.replica();
+                if !replica.shows_what_is_lost() && !replica.contradicts(cursor) {
+                    return Ok(());
+                }
+            }
+            self.feed(Input::Look);
+            if shown.changed().await.is_err() {
+                return Err(Kind::Closed.into());
+            }
+        }
+    }
+
+    /// Asks the database for something, for no longer than a limit, and not beyond the end.
+    pub(crate) async fn ask<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        asked: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            answer = self.clock.timeout(limit, asked) => {
+                answer.unwrap_or_else(|_| Err(Error::unavailable(what, "no answer in time")))
+            }
+            _ = closed.wait_for(|closed| *closed) => Err(Kind::Closed.into()),
+        }
+    }
+
     /// Waits until a revision is shown.
     pub(crate) async fn reached(&self, target: Target) -> Result<Revision> {
         let mut shown = self.shown.subscribe();
@@ -297,6 +336,11 @@ impl Engine {
         asked_before
             .or_else(|| self.current(&self.replica()))
             .ok_or_else(|| Kind::NotReady.into())
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn shows_what_is_lost(&self) -> bool {
+        self.replica().shows_what_is_lost()
     }
 
     #[cfg(feature = "server")]

@@ -52,6 +52,7 @@ pub struct Consumer {
     name: String,
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
+    limit: Duration,
 }
 
 /// What a consumer is given.
@@ -102,11 +103,14 @@ impl ConfigService {
     pub async fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
         self.open()?;
         check_name("consumer", name)?;
-        self.store.consumers().consume(name, start).await?;
+        let asked = self.store.consumers().consume(name, start);
+        let what = "taking up a consumer";
+        self.engine.ask(what, self.request_timeout, asked).await?;
         Ok(Consumer {
             name: name.to_owned(),
             store: self.store.clone(),
             engine: self.engine.clone(),
+            limit: self.request_timeout,
         })
     }
 
@@ -116,7 +120,9 @@ impl ConfigService {
     ///
     /// [`Error::is_unavailable`].
     pub async fn consumers(&self) -> Result<Vec<ConsumerPlace>> {
-        let places = self.store.consumers().places(None).await?;
+        let asked = self.store.consumers().places(None);
+        let what = "listing the consumers";
+        let places = self.engine.ask(what, self.request_timeout, asked).await?;
         let place = |place| ConsumerPlace::of(place, &self.engine);
         Ok(places.into_iter().map(place).collect())
     }
@@ -144,7 +150,9 @@ impl ConfigService {
     pub async fn remove_consumer(&self, name: &str) -> Result<bool> {
         self.open()?;
         check_name("consumer", name)?;
-        self.store.consumers().forget(name).await
+        let asked = self.store.consumers().forget(name);
+        let what = "removing a consumer";
+        self.engine.ask(what, self.request_timeout, asked).await
     }
 }
 
@@ -180,10 +188,12 @@ impl Consumer {
     pub async fn next(&self, limit: u32) -> Result<Delivered> {
         let place = self.look().await?;
         let cursor = place.cursor;
-        if place.standing() == Standing::Follows
-            && let Some(revisions) = self.store.history(cursor, limit).await?
-        {
-            return Ok(Delivered::Revisions(self.engine.recorded(revisions)));
+        if place.standing() == Standing::Follows {
+            let asked = self.store.history(cursor, limit);
+            let read = self.engine.ask("reading the journal", self.limit, asked);
+            if let Some(revisions) = read.await? {
+                return Ok(Delivered::Revisions(self.engine.recorded(revisions)));
+            }
         }
         // The journal may have been trimmed, or replaced, between the two looks: the place says which it was.
         let place = self.look().await?;
@@ -256,7 +266,9 @@ impl Consumer {
         self.open()?;
         let consumers = self.store.consumers();
         let stored = self.engine.stored(cursor);
-        match consumers.advance(&self.name, stored, anew).await? {
+        let asked = consumers.advance(&self.name, stored, anew);
+        let what = "moving a consumer";
+        match self.engine.ask(what, self.limit, asked).await? {
             Advanced::Moved => Ok(true),
             Advanced::Stood => Ok(false),
             Advanced::Gone => Err(self.missing()),
@@ -269,7 +281,9 @@ impl Consumer {
 
     async fn look(&self) -> Result<Place> {
         self.open()?;
-        let mut found = self.store.consumers().places(Some(&self.name)).await?;
+        let asked = self.store.consumers().places(Some(&self.name));
+        let what = "looking a consumer up";
+        let mut found = self.engine.ask(what, self.limit, asked).await?;
         found.pop().ok_or_else(|| self.missing())
     }
 

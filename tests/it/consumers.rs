@@ -7,7 +7,9 @@ use sync_config::prelude::*;
 use sync_config::{Consumer, Delivered, Event, Recorded, SlowConsumer, Start};
 
 use crate::fleet::{Fleet, until_status};
-use crate::ground::{capture, head, one, run};
+use crate::ground::{capture, head, one, quick, run, start};
+use crate::support::postgres::{TestDb, cluster};
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
 /// Runs each function on both stores.
@@ -515,4 +517,41 @@ async fn a_subscriber_is_named_before_it_lags_and_when_it_has() {
     let json = serde_json::to_value(config.status()).unwrap();
     assert!(json["slowSubscribers"][0]["laggedAt"].is_string());
     config.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_says_nothing_costs_a_consumer_its_deadline_and_a_shutdown_ends_it() {
+    let db = TestDb::new().await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let limit = Duration::from_secs(1);
+    let settings = quick(Settings::new(db.url_through(&proxy))).request_timeout(limit);
+    let config = start(settings).await;
+    let consumer = config.consumer("c", Start::Floor).await.unwrap();
+    let cursor = config.set("k", 1).await.unwrap().cursor();
+    proxy.set(Mode::Blackhole).await;
+    let long = Duration::from_secs(3_600);
+    let (next, acknowledged, places, history) = tokio::join!(
+        consumer.next_or_wait(10, long),
+        consumer.acknowledge(cursor),
+        config.consumers(),
+        config.history(cursor, 10),
+    );
+    for error in [
+        next.unwrap_err(),
+        acknowledged.unwrap_err(),
+        places.unwrap_err(),
+        history.unwrap_err(),
+    ] {
+        assert!(error.is_unavailable(), "{error}");
+    }
+    proxy.set(Mode::Pass).await;
+    eventually("it goes on", PATIENCE, async || {
+        consumer.acknowledge(cursor).await
+    })
+    .await;
+    let waiting = tokio::spawn(async move { consumer.next_or_wait(10, long).await });
+    config.shutdown().await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    let error = ended.unwrap().unwrap_err();
+    assert!(error.is_closed() || error.is_unavailable(), "{error}");
 }

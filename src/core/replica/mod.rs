@@ -168,6 +168,16 @@ impl Replica {
             .map(|state| Snapshot::new(state.cursor, state.table.entries()))
     }
 
+    /// Whether another revision is known to have this one's number.
+    pub(crate) fn contradicts(&self, cursor: Cursor) -> bool {
+        let known = self.state.as_ref().and_then(|state| {
+            (state.cursor.epoch == cursor.epoch)
+                .then(|| state.history.id_of(cursor.revision))
+                .flatten()
+        });
+        known.is_some_and(|id| id != cursor.id)
+    }
+
     /// What a revision changed, while it is among the recent ones.
     #[cfg(feature = "server")]
     pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&std::sync::Arc<super::ChangeSet>> {

@@ -166,3 +166,13 @@ fn a_table_that_has_what_is_shown_after_all_is_the_same_history() {
     assert_eq!(epoch(&script), EPOCH);
     assert!(!script.replica.has_own_epoch() && !script.replica.shows_what_is_lost());
 }
+
+#[test]
+fn another_revision_of_a_number_that_is_remembered_is_contradicted() {
+    let script = Script::ready();
+    let contradicts = |epoch, revision, id| script.replica.contradicts(cursor(epoch, revision, id));
+    assert!(!contradicts(EPOCH, 3, 3));
+    assert!(contradicts(EPOCH, 3, 103));
+    assert!(!contradicts(LATER_EPOCH, 3, 103), "nothing is known of it");
+    assert!(!contradicts(EPOCH, 4, 104), "nor of this");
+}
