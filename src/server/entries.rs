@@ -62,7 +62,6 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
-    let (precondition, known) = demanded(&app, &key, &headers)?;
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&headers, body)).await;
     let body = body.map_err(|_| Problem::slow_body())??;
     let text = std::str::from_utf8(&body)
@@ -71,6 +70,8 @@ pub(super) async fn put(
         let key = key.clone();
         Problem::from(Error::from(Kind::Value { key, error }))
     })?;
+    // After the body, which may take its time: a tag is compared with the epoch of now.
+    let (precondition, known) = demanded(&app, &key, &headers)?;
     let batch = Batch::new().put_value(&key, value, precondition);
     let written = app.service.write(batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
@@ -151,6 +152,11 @@ fn demanded(
     let epoch = epoch(app)?;
     let current = app.service.get(key)?.map(|entry| entry.revision());
     let precondition = etag::precondition(headers, epoch, current)?;
+    // The database knows a revision by its number alone, which there may be another one's by now.
+    if matches!(precondition, Some(Precondition::Revision(_))) && app.service.shows_what_is_lost() {
+        let problem = "the store's history was replaced and is not shown yet; nothing was written";
+        return Err(Problem::unavailable(problem));
+    }
     Ok((precondition, current.is_some()))
 }
 

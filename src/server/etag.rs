@@ -35,6 +35,13 @@ pub(super) fn precondition(
 ) -> Result<Option<Precondition>, Problem> {
     let wanted = list(headers, &IF_MATCH)?;
     let unwanted = list(headers, &IF_NONE_MATCH)?;
+    // A script whose tag is unset must not write without a condition.
+    for (name, tags) in [(IF_MATCH, &wanted), (IF_NONE_MATCH, &unwanted)] {
+        if tags.is_empty() && headers.contains_key(&name) {
+            let problem = format!("{name} is empty; leave it out to write without a condition");
+            return Err(Problem::bad_request(problem));
+        }
+    }
     match (wanted.as_slice(), unwanted.as_slice()) {
         ([], []) => Ok(None),
         ([], [any]) if any == "*" => Ok(Some(Precondition::Absent)),
@@ -130,5 +137,9 @@ mod tests {
         assert_eq!(demand(&[(IF_MATCH, "\"ffffffff-7\"")], Some(7)), None);
         assert_eq!(demand(&[(IF_NONE_MATCH, "\"0123abcd-7\"")], None), None);
         assert_eq!(demand(&[(IF_NONE_MATCH, "*"), (IF_MATCH, "*")], None), None);
+        for empty in ["", " ", ",", " , "] {
+            assert_eq!(demand(&[(IF_MATCH, empty)], Some(7)), None, "no condition");
+            assert_eq!(demand(&[(IF_NONE_MATCH, empty)], Some(7)), None);
+        }
     }
 }

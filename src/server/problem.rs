@@ -140,6 +140,9 @@ impl From<Error> for Problem {
         if error.is_closed() {
             return Self::unavailable("shutting down");
         }
+        if error.is_denied() {
+            return Self::forbidden("the service's role in the database may not do this");
+        }
         tracing::warn!(%error, "a request failed");
         if error.is_outcome_unknown() {
             Self::outcome_unknown()

@@ -8,7 +8,7 @@
 //! ten minutes at most.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -163,22 +163,21 @@ impl Relay {
         }
     }
 
-    /// Brings the client to the state with which a subscription began.
+    /// Brings the client to the state with which a subscription began, which is held meanwhile.
     async fn begin(&mut self, state: &Arc<Snapshot>, resume: Option<Cursor>) -> Result<(), Ended> {
+        let brought = tokio::time::timeout(super::WHOLE_TIMEOUT, self.bring(state, resume)).await;
+        brought.unwrap_or(Err(Ended))
+    }
+
+    async fn bring(&mut self, state: &Arc<Snapshot>, resume: Option<Cursor>) -> Result<(), Ended> {
         if let Some(from) = resume
             && self.replay(from, state.cursor()).await?
         {
             return self.progress().await;
         }
-        let (cursor, entries) = (state.cursor(), self.entries(state));
-        let sent = async {
-            for part in Parts::snapshot(cursor, entries) {
-                send(&self.out, &mut self.stop, part).await?;
-            }
-            Ok(())
-        };
-        let sent = tokio::time::timeout(super::WHOLE_TIMEOUT, sent).await;
-        sent.unwrap_or(Err(Ended))?;
+        for part in Parts::snapshot(state.cursor(), self.entries(state)) {
+            send(&self.out, &mut self.stop, part).await?;
+        }
         self.told = Some(state.cursor());
         self.busy();
         Ok(())
@@ -217,17 +216,27 @@ impl Relay {
 
     /// A page of the journal; `None` when it does not lead on from there, or cannot be read now.
     async fn page(&mut self, after: Cursor) -> Result<Option<Vec<Recorded>>, Ended> {
+        let app = self.app.clone();
         let read = async {
             // The semaphore is never closed.
-            let _turn = self.app.journal.acquire().await;
-            let page = self.app.service.history(after, PAGE);
+            let _turn = app.journal.acquire().await;
+            let page = app.service.history(after, PAGE);
             tokio::time::timeout(PAGE_TIMEOUT, page).await
         };
-        tokio::select! {
-            biased;
-            _ = self.stop.wait_for(|stop| *stop) => Err(Ended),
-            () = self.out.closed() => Err(Ended),
-            page = read => Ok(page.ok().and_then(|page| page.ok().flatten())),
+        let mut read = pin!(read);
+        loop {
+            let page = tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return Err(Ended),
+                () = self.out.closed() => return Err(Ended),
+                () = &mut self.idle => None,
+                page = &mut read => Some(page),
+            };
+            match page {
+                Some(page) => return Ok(page.ok().and_then(|page| page.ok().flatten())),
+                // Also while others have their turn, and where nothing matches: who is cut off then goes on from there.
+                None => self.progress().await?,
+            }
         }
     }
 
