@@ -220,6 +220,17 @@ impl ConfigService {
         self.engine.cursor()
     }
 
+    /// Waits until a cursor that the database knows is shown, in whichever epoch: false when the time is over.
+    #[cfg(feature = "server")]
+    pub(crate) async fn shows(&self, cursor: Cursor, limit: Duration) -> bool {
+        let deadline = self.engine.clock.now() + limit;
+        let stored = self.engine.stored(cursor);
+        let shown = self
+            .engine
+            .shows(stored.epoch, stored.revision, false, deadline);
+        shown.await
+    }
+
     /// Whether what is shown is known to be lost in the database.
     #[cfg(feature = "server")]
     pub(crate) fn shows_what_is_lost(&self) -> bool {

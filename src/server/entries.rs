@@ -21,7 +21,7 @@ use crate::core::{Entry, Epoch, Key, MAX_VALUE_BYTES, Snapshot, Value};
 use crate::error::{Error, Kind};
 use crate::sync_config::SyncConfig;
 use crate::wire::{EntryView, json};
-use crate::write::{Batch, Precondition};
+use crate::write::{Batch, Precondition, Written};
 
 /// A body may be this long: a value and some blanks around it.
 const MAX_BODY: usize = MAX_VALUE_BYTES + 16 * 1024;
@@ -72,8 +72,8 @@ pub(super) async fn put(
     })?;
     // After the body, which may take its time: a tag is compared with the epoch of now.
     let (precondition, known) = demanded(&app, &key, &headers)?;
-    let batch = Batch::new().put_value(&key, value, precondition);
-    let written = app.service.write(batch).await?;
+    let batch = |precondition| Batch::new().put_value(&key, value.clone(), precondition);
+    let written = write(&app, &headers, precondition, batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
     let entry = entry.ok_or_else(Problem::internal)?;
     let created = written.changed()
@@ -100,11 +100,12 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
-    let batch = match demanded(&app, &key, &headers)?.0 {
+    let (precondition, _) = demanded(&app, &key, &headers)?;
+    let batch = |precondition| match precondition {
         Some(precondition) => Batch::new().delete_if(&key, precondition),
         None => Batch::new().delete(&key),
     };
-    let written = app.service.write(batch).await?;
+    let written = write(&app, &headers, precondition, batch).await?;
     if !written.changed() {
         return Err(Problem::missing(&key));
     }
@@ -141,6 +142,27 @@ fn in_time(
         Some(()) => Err(io::ErrorKind::TimedOut.into()),
         None => Ok(piece),
     })
+}
+
+/// Writes; and once more where the key is at another revision that the headers name as well.
+async fn write(
+    app: &Shared,
+    headers: &HeaderMap,
+    precondition: Option<Precondition>,
+    batch: impl Fn(Option<Precondition>) -> Batch,
+) -> Result<Written, Problem> {
+    let refused = match app.service.write(batch(precondition)).await {
+        Ok(written) => return Ok(written),
+        Err(refused) => refused,
+    };
+    let found = refused.conflicting_revision();
+    match found.filter(|found| epoch(app).is_ok_and(|epoch| etag::names(headers, epoch, *found))) {
+        Some(found) => Ok(app
+            .service
+            .write(batch(Some(Precondition::Revision(found))))
+            .await?),
+        None => Err(refused.into()),
+    }
 }
 
 /// What a write's headers demand, and whether the key is known to this instance.

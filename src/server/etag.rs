@@ -53,7 +53,7 @@ pub(super) fn precondition(
         )),
         ([any], []) if any == "*" => Ok(Some(Precondition::Present)),
         (tags, []) => {
-            let ours: Vec<Revision> = tags.iter().filter_map(|tag| parse(tag, epoch)).collect();
+            let ours = of_epoch(tags, epoch);
             let chosen = current.filter(|current| ours.contains(current));
             match chosen.or_else(|| ours.first().copied()) {
                 Some(revision) => Ok(Some(Precondition::Revision(revision))),
@@ -63,6 +63,15 @@ pub(super) fn precondition(
             }
         }
     }
+}
+
+/// Whether `If-Match` names a revision too, which this instance may not have seen yet when it chose another one.
+pub(super) fn names(headers: &HeaderMap, epoch: Epoch, revision: Revision) -> bool {
+    list(headers, &IF_MATCH).is_ok_and(|tags| of_epoch(&tags, epoch).contains(&revision))
+}
+
+fn of_epoch(tags: &[String], epoch: Epoch) -> Vec<Revision> {
+    tags.iter().filter_map(|tag| parse(tag, epoch)).collect()
 }
 
 /// The revision in a tag of this epoch.

@@ -177,3 +177,23 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn what_the_database_denies_is_forbidden_and_no_fault_of_the_service() {
+        let denied = Kind::Denied {
+            what: "writing key \"k\"".to_owned(),
+            problem: "permission denied for table sync_config".to_owned(),
+        };
+        let problem = Problem::from(Error::from(denied));
+        assert_eq!(problem.status, StatusCode::FORBIDDEN);
+        assert!(
+            !problem.detail.contains("sync_config"),
+            "no names of the database"
+        );
+    }
+}

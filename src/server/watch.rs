@@ -105,7 +105,7 @@ async fn attainable(app: &App, resume: Option<Cursor>) -> Result<Option<Cursor>,
     let Some(shown) = app.service.cursor() else {
         return Err(Error::from(Kind::NotReady).into());
     };
-    let ahead = |from: &Cursor| from.epoch == shown.epoch && from.revision > shown.revision;
+    let ahead = |from: &Cursor| from.epoch != shown.epoch || from.revision > shown.revision;
     let Some(from) = resume.filter(ahead) else {
         return Ok(resume);
     };
@@ -113,14 +113,14 @@ async fn attainable(app: &App, resume: Option<Cursor>) -> Result<Option<Cursor>,
     let known = tokio::time::timeout(FOLLOW, app.service.history(from, 1)).await;
     match known.map_err(|_| behind())? {
         Ok(Some(_)) => {}
-        // No instance has seen it: the past is another one, or the id is made up.
+        // It is of a past that the database has not, or not any more, or the id is made up.
         Ok(None) => return Ok(None),
         Err(_) => return Err(behind()),
     }
-    match app.service.wait_for(from.into(), FOLLOW).await {
-        Ok(_) => Ok(Some(from)),
-        Err(error) if error.is_other_epoch() => Ok(None),
-        Err(_) => Err(behind()),
+    if app.service.shows(from, FOLLOW).await {
+        Ok(Some(from))
+    } else {
+        Err(behind())
     }
 }
 

@@ -4,8 +4,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::support::deaf::DeafProxy;
 use crate::support::http::{Answer, Connection, answer, get, head, put, request};
-use crate::support::postgres::TestDb;
+use crate::support::postgres::{TestDb, cluster};
 use crate::support::program::Server;
 
 /// Checks that an answer is a problem of a certain status, and says nothing of `secret`.
@@ -172,11 +173,40 @@ async fn an_etag_guards_a_write_against_a_lost_update() {
         201
     );
     let tagged = [("If-None-Match", first.as_str())];
-    assert_problem(
-        &request(at.address, "PUT", path, &tagged, "5").await,
-        400,
-        "",
-    );
+    for headers in [&tagged, &[("If-Match", "")], &[("If-Match", " , ")]] {
+        assert_problem(
+            &request(at.address, "PUT", path, headers, "5").await,
+            400,
+            "",
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_not_seen_the_newest_of_several_tags_takes_it_all_the_same() {
+    let db = TestDb::new().await;
+    let proxy = DeafProxy::to(cluster().address()).await;
+    let late = [("SYNC_CONFIG_CHECK_INTERVAL", "1h")];
+    let first = put_directly(&db, "1").await;
+    let at = Server::start_with(&proxy.url(db.url()), &[], &late).await;
+    at.until("/v1/status", |answer| answer.json()["mode"] == "push")
+        .await;
+    proxy.deafen();
+    let second = put_directly(&db, "2").await;
+    let path = "/v1/config/k";
+    assert_eq!(get(at.address, path).await.header("etag"), first);
+    let both = format!("{first}, {second}");
+    let tags = [("If-Match", both.as_str())];
+    let answer = request(at.address, "PUT", path, &tags, "3").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = request(at.address, "DELETE", path, &tags, "").await;
+    assert_problem(&answer, 412, "");
+}
+
+/// Puts the key `k` through a server of its own; its tag.
+async fn put_directly(db: &TestDb, value: &str) -> String {
+    let at = Server::start(db.url()).await;
+    put(at.address, "k", value).await.header("etag").to_owned()
 }
 
 #[tokio::test]
