@@ -118,6 +118,7 @@ enum Failure {
     MissingConsumer(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
+    #[cfg(feature = "server")]
     Advice(&'static str, &'static str),
     /// Nobody reads stdout any more.
     Unread,
@@ -131,6 +132,7 @@ impl Failure {
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
             Self::Other(text) => (text.clone(), 1),
+            #[cfg(feature = "server")]
             Self::Advice(problem, advice) => {
                 out::say(format_args!("sync-config: {problem}"));
                 advice.lines().for_each(out::say);
