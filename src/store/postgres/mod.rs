@@ -239,9 +239,10 @@ impl Store for PostgresStore {
         let what = "auditing the table";
         let queries = &self.prepared().await?.queries;
         let mut client = self.client(what).await?;
-        let folded = fold::fold(&mut client, queries, what).await;
+        // One that failed may have left rows of its stream, or a statement, under way: then the connection is closed.
+        let folded = fold::fold(&mut client, queries, what).await?;
         client.give_back();
-        folded
+        Ok(folded)
     }
 
     async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
