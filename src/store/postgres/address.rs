@@ -16,8 +16,8 @@ use crate::settings::Settings;
 /// A write that waits longer than this for a connection was not sent: half the default request timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// With several hosts they share it, so that one that is silent leaves time for the next; a handshake across an ocean
-/// takes less than this.
+/// Several hosts or addresses share it, whatever the address says of each, so that one that is silent leaves time for the
+/// next before whoever waits gives up and begins anew with the first. A handshake across an ocean takes less than this.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 const EXAMPLE: &str = "write postgres://user@host:5432/database";
@@ -29,6 +29,8 @@ pub(super) struct Target {
     pub(super) security: Security,
     /// How long one attempt may take, if the address says it.
     timeout: Option<Duration>,
+    /// How long the attempts may take together, if there are several.
+    together: Duration,
 }
 
 impl Target {
@@ -65,14 +67,19 @@ impl Target {
             config,
             security,
             timeout,
+            // Half of what a write takes at most, as by default.
+            together: CONNECT_TIMEOUT.min(settings.request_timeout / 2),
         })
     }
 
     /// How long one attempt may take, of as many as the present host has addresses.
     pub(super) fn limit(&self, addresses: usize) -> Duration {
         let attempts = u32::try_from(count(&self.config) * addresses).unwrap_or(u32::MAX);
-        let share = CONNECT_TIMEOUT / attempts.max(1);
-        self.timeout.unwrap_or(share.max(LEAST_TIMEOUT))
+        if attempts <= 1 {
+            return self.timeout.unwrap_or(CONNECT_TIMEOUT);
+        }
+        let share = (self.together / attempts).max(LEAST_TIMEOUT);
+        self.timeout.map_or(share, |timeout| timeout.min(share))
     }
 
     /// Names the database for people: hosts, ports and database, no user and no password.
@@ -294,8 +301,15 @@ mod tests {
         assert_eq!(of("postgres://u@a/d"), (any, [5_000, 2_500]));
         assert_eq!(of("postgres://u@a,b/d"), (primary, [2_500, 1_250]));
         assert_eq!(of("postgres://u@a,b,c,d,e,f/d").1, [1_000, 1_000]);
-        let said = "postgres://u@a,b/d?target_session_attrs=any&connect_timeout=9";
-        assert_eq!(of(said), (any, [9_000, 9_000]));
+        let said = "postgres://u@a,b/d?target_session_attrs=any&connect_timeout=2";
+        assert_eq!(of(said), (any, [2_000, 1_250]));
+        // Longer than all of them have together: the first would take everybody's.
+        assert_eq!(of("postgres://u@a/d?connect_timeout=30").1, [30_000, 2_500]);
+        let long = "postgres://u@a,b/d?connect_timeout=30";
+        assert_eq!(of(long).1, [2_500, 1_250]);
+        let settings = Settings::default().request_timeout(Duration::from_secs(6));
+        let hasty = Target::parse("database_url", long, &settings).unwrap();
+        assert_eq!(hasty.limit(1), Duration::from_millis(1_500));
         let words = "host=a user=u target_session_attrs=primary";
         assert_eq!(of(words).0, primary);
     }
