@@ -62,6 +62,9 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name(settings.instance_name.as_deref().unwrap_or("sync-config"));
         }
+        if let Some(limit) = unacknowledged(parts.own("tcp_user_timeout"))? {
+            config.tcp_user_timeout(limit);
+        }
         keep_alive(&mut config);
         Ok(Self {
             config,
@@ -92,6 +95,18 @@ impl Target {
         // A name may hold anything, percent-encoded.
         shown(&named).to_string()
     }
+}
+
+/// How long what was sent may stay unacknowledged; 0 says nothing.
+fn unacknowledged(milliseconds: Option<&str>) -> Result<Option<Duration>, String> {
+    let Some(text) = milliseconds else {
+        return Ok(None);
+    };
+    // As many as the operating system takes.
+    let limit = text.trim().parse().ok().filter(|limit: &i32| *limit >= 0);
+    let limit = limit.and_then(|limit| u64::try_from(limit).ok());
+    let limit = limit.ok_or("tcp_user_timeout must be milliseconds, from 0 to 2147483647")?;
+    Ok((limit > 0).then(|| Duration::from_millis(limit)))
 }
 
 /// A peer that is gone is found within about 12 s, also on a pooled connection that nobody asks anything.
@@ -249,6 +264,9 @@ mod tests {
             "postgres://u:hunter2@h/d?target_session_attrs=hunter2",
             "postgres://u:hunter2@h/d?target_session_attrs=read-only",
             "postgres://u:hunter2@h/d?connect_timeout=hunter2",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=hunter2",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=-1",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=2147483648",
             "postgres://u:hunter2@h/d?hunter2",
             "postgres://u:hunter2@h/d?hunter2=1",
             "postgres://u:hunter2@h/d?sslcrl=/x",
@@ -312,6 +330,24 @@ mod tests {
         assert_eq!(hasty.limit(1), Duration::from_millis(1_500));
         let words = "host=a user=u target_session_attrs=primary";
         assert_eq!(of(words).0, primary);
+    }
+
+    #[test]
+    fn tcp_user_timeout_counts_milliseconds_as_for_libpq() {
+        for (address, milliseconds) in [
+            ("postgres://u@h/d?tcp_user_timeout=1500", 1_500),
+            ("host=h user=u tcp_user_timeout=250", 250),
+            ("postgres://u@h/d?tcp_user_timeout=0", 10_000),
+            ("postgres://u@h/d", 10_000),
+        ] {
+            let target = parse(address).unwrap();
+            let limit = target.config.get_tcp_user_timeout().copied();
+            assert_eq!(
+                limit,
+                Some(Duration::from_millis(milliseconds)),
+                "{address}"
+            );
+        }
     }
 
     #[test]

@@ -8,16 +8,18 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::settings::written::{Url, Word, words};
 
 /// Parameters that are honoured by this program itself.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     "sslmode",
     "sslrootcert",
     "sslcert",
     "sslkey",
     "target_session_attrs",
+    // In milliseconds, which tokio-postgres takes for seconds.
+    "tcp_user_timeout",
 ];
 
 /// Parameters that tokio-postgres takes as they are.
-const PASSED_ON: [&str; 17] = [
+const PASSED_ON: [&str; 16] = [
     "user",
     "password",
     "dbname",
@@ -28,7 +30,6 @@ const PASSED_ON: [&str; 17] = [
     "hostaddr",
     "port",
     "connect_timeout",
-    "tcp_user_timeout",
     "keepalives",
     "keepalives_idle",
     "keepalives_interval",
