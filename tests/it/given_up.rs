@@ -6,7 +6,7 @@ use deadpool_postgres::Pool;
 use sync_config::prelude::*;
 use tokio_postgres::Client;
 
-use crate::ground::{one, quick, run, start};
+use crate::ground::{one, quick, run, start, until_push};
 use crate::support::postgres::TestDb;
 use crate::support::wait::{PATIENCE, eventually};
 
@@ -125,4 +125,30 @@ async fn an_audit_that_stalls_leaves_no_busy_connection() {
     run(&holder, "COMMIT").await;
     eventually("a write", PATIENCE, async || service.set("k", 2).await).await;
     assert_eq!(service.get_i64("k", 0), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_given_back_in_a_failed_transaction_is_met_once() {
+    let db = TestDb::new().await;
+    let pool = pool(&db, 1);
+    let settings = quick(Settings::default()).listen_database_url(db.url());
+    let builder = Builder::new(settings).pool(pool.clone());
+    let service = builder.start().await.unwrap();
+    until_push(&service).await;
+    let begin = service.set("k", -1).await.unwrap().cursor();
+    for number in 0..3 {
+        let careless = pool.get().await.unwrap();
+        careless
+            .batch_execute("BEGIN; SELECT 1/0")
+            .await
+            .unwrap_err();
+        drop(careless);
+        let error = match number {
+            0 => service.set("k", number).await.unwrap_err(),
+            1 => service.consumers().await.unwrap_err(),
+            _ => service.history(begin, 10).await.unwrap_err(),
+        };
+        assert!(error.to_string().contains("25P02"), "{error}");
+        service.set("k", number).await.unwrap();
+    }
 }

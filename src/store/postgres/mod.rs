@@ -266,7 +266,7 @@ impl Store for PostgresStore {
         let prepared = self.prepared().await?;
         let client = self.client(what).await?;
         let found = client.query_typed(&prepared.queries.altered, &[]).await;
-        client.give_back();
+        client.answered(&found);
         let found = found.map_err(|error| fault::read(what, &error))?;
         rows::altered(&found).ok_or_else(|| rows::strange(what))
     }
@@ -340,7 +340,7 @@ impl Store for PostgresStore {
             (&i64::from(limit), Type::INT8),
         ];
         let found = client.query_typed(&prepared.queries.history, &params).await;
-        client.give_back();
+        client.answered(&found);
         Ok(rows::history(
             after,
             &found.map_err(|error| fault::read(what, &error))?,
