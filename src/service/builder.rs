@@ -90,6 +90,10 @@ impl Builder {
     /// Writes through a pool of the application's, which is not closed at shutdown. The listening session takes its
     /// address from the settings' `listen_database_url`, else `database_url`; they have to lead to the same store. Without
     /// either, a connection taken from the pool polls.
+    ///
+    /// The application has to end its transactions before it gives a connection back, as deadpool's `Transaction` does when
+    /// it is dropped. One in a failed transaction is closed when it is met; in an open one a write would be a part of that,
+    /// and told as durable before its commit: nothing tells such a connection from one that is idle at little cost.
     #[must_use]
     pub fn pool(mut self, pool: Pool) -> Self {
         self.source = Source::Pool(pool);

@@ -91,7 +91,7 @@ impl Environment {
                     return Err(Error::setting(spec.name, "…", both));
                 }
                 let (text, origin) = if is_file {
-                    let path = PathBuf::from(value);
+                    let path = file_path(&variable, value)?;
                     (
                         read_secret(&variable, &path)?,
                         Origin::SecretFile {
@@ -151,6 +151,18 @@ pub(super) fn plain_names() -> Vec<String> {
 
 fn is_ours(name: &str) -> bool {
     name.starts_with(names::PREFIX) || plain_names().iter().any(|plain| plain == name)
+}
+
+/// The path of a file. Paths are shown: an address in the place of one, which may hold a password, is refused.
+pub(super) fn file_path(named_by: &str, text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    let words = text.contains('=') && text.contains("password");
+    let begins_as_one = path.is_absolute() || text.starts_with('.');
+    if text.contains("://") || words || text.contains('@') && !begins_as_one {
+        let problem = "must be the path of a file and looks like an address; give that as database_url (a path with an @ in it has to begin with / or ./)";
+        return Err(Error::placed(named_by, problem));
+    }
+    Ok(path)
 }
 
 /// Reads a secret from a file: its text without the line break at the end.
@@ -305,6 +317,24 @@ mod tests {
                 && !said.contains("hunter2"),
             "{said}"
         );
+        for address in [
+            "postgres://u:hunter2@h/d",
+            "u:hunter2@h/d",
+            "host=h password=hunter2",
+        ] {
+            for variable in ["DATABASE_URL_FILE", "LISTEN_DATABASE_URL_FILE"] {
+                let error = layered(&[(variable, address)]).unwrap_err();
+                let said = format!("{error}{error:?}");
+                assert!(
+                    error.is_invalid_input() && said.contains(variable),
+                    "{said}"
+                );
+                assert!(said.contains("path") && !said.contains("hunter2"), "{said}");
+            }
+        }
+        let credential = "/run/credentials/app@1.service/sctest";
+        let said = layered(&[("DATABASE_URL_FILE", credential)]).unwrap_err();
+        assert!(said.to_string().contains(credential), "{said}");
         std::fs::remove_file(&path).unwrap();
         let environment = Environment::new(variables);
         let gone = Layers::new(Settings::default()).environment(&environment);

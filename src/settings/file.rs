@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::environment::{Given, plain_names, read_secret};
+use super::environment::{Given, file_path, plain_names, read_secret};
 use super::layers::Origin;
 use super::reader::Reader;
 use super::sections::{self, Resolved};
@@ -113,6 +113,7 @@ impl SettingsFile {
     /// by [`SettingsFile::layers`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        file_path("the file of settings", &path.to_string_lossy())?;
         let wrong = |problem: String| Error::placed(path.display().to_string(), problem);
         let mut text = String::new();
         let file = std::fs::File::open(path);
@@ -192,7 +193,10 @@ impl SettingsFile {
             (Layout::Single(section), None) => section,
             (Layout::Single(_), Some(name)) => {
                 let problem = "holds the settings of a single service, without a name";
-                return Err(self.wrong(format!("there is no service {name:?}; the file {problem}")));
+                let name = names::told(name);
+                return Err(self.wrong(format!(
+                    "there is no service \"{name}\"; the file {problem}"
+                )));
             }
             (Layout::Sections { .. }, name) => {
                 let name = self.chosen(name)?.to_owned();
@@ -226,7 +230,8 @@ impl SettingsFile {
             (Some(name), _) if declared.contains(&name) => Ok(name),
             (Some(name), _) => {
                 let hint = names::hint(name, declared);
-                Err(self.wrong(format!("there is no service {name:?}; {hint}")))
+                let name = names::told(name);
+                Err(self.wrong(format!("there is no service \"{name}\"; {hint}")))
             }
             (None, [only]) => Ok(only),
             (None, _) => {

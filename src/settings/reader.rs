@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::environment::file_path;
 use super::file::{Entry, Layout, Section, SettingsFile};
 use super::layers::Origin;
 use super::{Spec, names};
@@ -149,6 +150,7 @@ impl<'a> Reader<'a> {
         let Some(path) = value.get_ref().as_str() else {
             return Err(self.wrong(at, format!("{name}: write the path of a file as a text")));
         };
+        let path = file_path(&format!("{}: {name}", self.place(at)), path)?;
         Ok(Entry {
             name: spec.name,
             text: None,

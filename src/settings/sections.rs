@@ -117,9 +117,10 @@ impl Resolver<'_> {
         };
         let Some(base) = pools.get(pool) else {
             let hint = names::hint(pool, pools.keys().map(String::as_str));
+            let pool = names::told(pool);
             return wrong(
                 origin,
-                format!("dbpool_name: there is no pool {pool:?}; {hint}"),
+                format!("dbpool_name: there is no pool \"{pool}\"; {hint}"),
             );
         };
         if let Some(entry) = section.entries.iter().find(|entry| !of_pooled(entry.name)) {

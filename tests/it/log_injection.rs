@@ -96,10 +96,10 @@ async fn what_is_logged_of_hostile_rows_notices_and_messages_stays_on_its_line()
     })
     .await;
     assert_eq!(one.get_i64(HOSTILE, 7), 7);
-    // A database's own words: of a trigger of somebody else's.
+    // A database's own words: of a name that a trigger of somebody else's asks for.
     let trigger = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE EXCEPTION USING MESSAGE = {literal}, ERRCODE = '42501'; END $$;
+             BEGIN PERFORM pg_catalog.current_setting({literal}); RETURN NEW; END $$;
          CREATE TRIGGER zzz BEFORE UPDATE ON sync_config FOR EACH ROW EXECUTE FUNCTION refuse();"
     );
     client.batch_execute(&trigger).await.unwrap();

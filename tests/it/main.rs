@@ -21,6 +21,7 @@ mod experiments;
 mod failover;
 mod fleet;
 mod forged;
+mod given_up;
 mod ground;
 mod heartbeat;
 mod layers;

@@ -122,6 +122,31 @@ async fn services_of_one_pool_share_its_connections_and_keep_their_own_tables() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_of_one_pool_prepare_their_writes_as_one_with_a_pool_of_its_own_does() {
+    let db = TestDb::new().await;
+    let (services, client) = (services(&db).await, db.client().await);
+    for (name, table) in [
+        ("config-service", "public.app_config"),
+        ("users", "users.app_config"),
+    ] {
+        let service = services.start(name).await.unwrap();
+        // Only a session itself sees what is prepared on it.
+        let trigger = format!(
+            "CREATE TABLE IF NOT EXISTS public.seen (prepared bigint);
+             CREATE OR REPLACE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.seen SELECT count(*) FROM pg_catalog.pg_prepared_statements; RETURN NULL; END $$;
+             CREATE TRIGGER see AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION public.see()"
+        );
+        run_sql(&client, &trigger).await;
+        service.set("k", 1).await.unwrap();
+        let prepared: i64 = one(&client, "SELECT max(prepared) FROM public.seen").await;
+        assert!(prepared > 0, "{name}");
+        run_sql(&client, "DELETE FROM public.seen").await;
+    }
+    services.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_pool_ends_with_the_last_service_of_it_and_not_before() {
     let db = TestDb::new().await;
     let (services, client) = (services(&db).await, db.client().await);

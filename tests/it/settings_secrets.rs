@@ -84,3 +84,34 @@ fn nothing_of_a_file_shows_a_password() {
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("config-service"), "{shown}");
 }
+
+#[test]
+fn an_address_in_the_place_of_a_path_or_a_name_is_refused_without_being_shown() {
+    let address = "postgres://u:hunter2@h/d";
+    for text in [
+        format!("database_url_file = '{address}'"),
+        format!("listen_database_url_file = '{address}'"),
+        "database_url_file = 'u:hunter2@h/d'".to_owned(),
+        "database_url_file = 'host=h user=u password=hunter2'".to_owned(),
+        format!("[pools.a]\ndatabase_url_file = '{address}'\n[services.s]\ndbpool_name = 'a'"),
+        format!("[pools.a]\n[services.s]\ndbpool_name = '{address}'"),
+    ] {
+        let error = layered(&text, None, &[]).unwrap_err();
+        let said = format!("{error}{error:?}");
+        assert!(
+            error.is_invalid_input() && said.contains("<text>:"),
+            "{said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    let several = "[services.s]\n[services.t]\ntable_name = 't'";
+    for text in [several, ""] {
+        refused(layered(text, Some(address), &[]), &["no service", "…"]);
+    }
+    let error = SettingsFile::read(address).unwrap_err();
+    let said = format!("{error}{error:?}");
+    assert!(
+        error.is_invalid_input() && !said.contains("hunter2"),
+        "{said}"
+    );
+}

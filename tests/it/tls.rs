@@ -424,6 +424,52 @@ async fn where_the_address_says_nothing_libpqs_variables_count() {
     assert!(worked, "{error}");
 }
 
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn libpqs_own_files_that_will_not_do_keep_nobody_who_only_prefers_tls_from_connecting() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::support::program::{Scratch, program, run};
+    let server = TlsServer::start();
+    let (ours, home) = (Authority::new("ours"), Scratch::new("home"));
+    let client = ours.sign("postgres", &[]);
+    let files = home.path().join(".postgresql");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join("postgresql.crt"), &client.certificate).unwrap();
+    let key = files.join("postgresql.key");
+    std::fs::write(&key, &client.key).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = async |parameters: &str| {
+        let url = server.url("localhost", parameters);
+        let mut command = program(Some(&url), &["migrate"]);
+        let output = run(command.env("HOME", home.path())).await;
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    server.set(None, None, ANYBODY).await;
+    let (worked, error) = said("").await;
+    assert!(worked, "{error}");
+    assert!(
+        error.contains("can be read by others"),
+        "it is said: {error}"
+    );
+    let (worked, error) = said("sslmode=require").await;
+    assert!(
+        !worked && error.contains("can be read by others"),
+        "{error}"
+    );
+    // With TLS there, and without need for it, libpq goes plain too.
+    let identity = ours.sign("server", &["localhost"]);
+    server.set(Some(&identity), None, ANYBODY).await;
+    let (worked, error) = said("sslmode=prefer").await;
+    assert!(worked, "{error}");
+    server.set(Some(&identity), None, ONLY_TLS).await;
+    let (worked, error) = said("sslmode=prefer").await;
+    assert!(!worked && error.contains("no encryption"), "{error}");
+}
+
 /// Passes connections on, and keeps the first bytes that each client sent.
 struct Relay {
     port: u16,

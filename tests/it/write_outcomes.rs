@@ -269,7 +269,8 @@ async fn a_value_that_postgresql_cannot_hold_is_invalid_input_and_its_key_is_nam
     // A backslash before it makes it six harmless characters.
     assert!(service.set("harmless", "\\u0000").await.unwrap().changed());
     for there in [false, true] {
-        for text in ["1e2000000", "\"\\ud800\"", "\"\\u0000\""] {
+        let odd = ["1e2000000", "1e-20000", "\"\\ud800\"", "\"\\u0000\""];
+        for text in odd {
             let value = Value::parse(text).expect("JSON, by its grammar");
             let batch = Batch::new()
                 .put("fine", 1)

@@ -174,3 +174,38 @@ async fn a_row_that_others_triggers_keep_or_put_back_does_not_make_its_delete_fa
     assert_eq!(left, "back:1=7 back:2=7 kept:1=1 kept:2=1 n=1");
     equal_to_the_table(&[&service], &admin).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_triggers_say_of_a_value_is_not_shown_whatever_its_code() {
+    for (then, code) in [
+        ("PERFORM (NEW.value->>'x')::int", "22P02"),
+        ("PERFORM (NEW.value->>'x')::date", "22007"),
+        ("RAISE EXCEPTION 'not %', NEW.value", "P0001"),
+        (
+            "RAISE EXCEPTION 'not %', NEW.value USING ERRCODE = '45000'",
+            "45000",
+        ),
+        (
+            "RAISE EXCEPTION 'not %', NEW.value USING ERRCODE = '42501'",
+            "42501",
+        ),
+        (
+            "RAISE EXCEPTION 'not %', NEW.value USING ERRCODE = '57P01'",
+            "57P01",
+        ),
+        ("EXECUTE NEW.value->>'x'", "42601"),
+    ] {
+        let (_db, service, _admin) = with_trigger(then).await;
+        let value = serde_json::json!({"x": "hunter2"});
+        let batch = Batch::new().put("k:a", &value).put("other", 1);
+        let alone = service.set("k:a", &value).await.map(drop);
+        let together = service.write(batch).await.map(drop);
+        for outcome in [alone, together] {
+            let error = outcome.unwrap_err();
+            let said = format!("{error}{error:?}");
+            assert!(said.contains(code) && !said.contains("hunter2"), "{said}");
+            assert!(!error.is_invalid_input(), "{then}: {said}");
+        }
+        assert!(service.set("other", 1).await.unwrap().changed());
+    }
+}

@@ -16,8 +16,8 @@ use crate::settings::Settings;
 /// A write that waits longer than this for a connection was not sent: half the default request timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// With several hosts they share it, so that one that is silent leaves time for the next; a handshake across an ocean
-/// takes less than this.
+/// Several hosts or addresses share it, whatever the address says of each, so that one that is silent leaves time for the
+/// next before whoever waits gives up and begins anew with the first. A handshake across an ocean takes less than this.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 const EXAMPLE: &str = "write postgres://user@host:5432/database";
@@ -29,6 +29,8 @@ pub(super) struct Target {
     pub(super) security: Security,
     /// How long one attempt may take, if the address says it.
     timeout: Option<Duration>,
+    /// How long the attempts may take together, if there are several.
+    together: Duration,
 }
 
 impl Target {
@@ -60,19 +62,27 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name(settings.instance_name.as_deref().unwrap_or("sync-config"));
         }
+        if let Some(limit) = unacknowledged(parts.own("tcp_user_timeout"))? {
+            config.tcp_user_timeout(limit);
+        }
         keep_alive(&mut config);
         Ok(Self {
             config,
             security,
             timeout,
+            // Half of what a write takes at most, as by default.
+            together: CONNECT_TIMEOUT.min(settings.request_timeout / 2),
         })
     }
 
     /// How long one attempt may take, of as many as the present host has addresses.
     pub(super) fn limit(&self, addresses: usize) -> Duration {
         let attempts = u32::try_from(count(&self.config) * addresses).unwrap_or(u32::MAX);
-        let share = CONNECT_TIMEOUT / attempts.max(1);
-        self.timeout.unwrap_or(share.max(LEAST_TIMEOUT))
+        if attempts <= 1 {
+            return self.timeout.unwrap_or(CONNECT_TIMEOUT);
+        }
+        let share = (self.together / attempts).max(LEAST_TIMEOUT);
+        self.timeout.map_or(share, |timeout| timeout.min(share))
     }
 
     /// Names the database for people: hosts, ports and database, no user and no password.
@@ -85,6 +95,18 @@ impl Target {
         // A name may hold anything, percent-encoded.
         shown(&named).to_string()
     }
+}
+
+/// How long what was sent may stay unacknowledged; 0 says nothing.
+fn unacknowledged(milliseconds: Option<&str>) -> Result<Option<Duration>, String> {
+    let Some(text) = milliseconds else {
+        return Ok(None);
+    };
+    // As many as the operating system takes.
+    let limit = text.trim().parse().ok().filter(|limit: &i32| *limit >= 0);
+    let limit = limit.and_then(|limit| u64::try_from(limit).ok());
+    let limit = limit.ok_or("tcp_user_timeout must be milliseconds, from 0 to 2147483647")?;
+    Ok((limit > 0).then(|| Duration::from_millis(limit)))
 }
 
 /// A peer that is gone is found within about 12 s, also on a pooled connection that nobody asks anything.
@@ -242,6 +264,9 @@ mod tests {
             "postgres://u:hunter2@h/d?target_session_attrs=hunter2",
             "postgres://u:hunter2@h/d?target_session_attrs=read-only",
             "postgres://u:hunter2@h/d?connect_timeout=hunter2",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=hunter2",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=-1",
+            "postgres://u:hunter2@h/d?tcp_user_timeout=2147483648",
             "postgres://u:hunter2@h/d?hunter2",
             "postgres://u:hunter2@h/d?hunter2=1",
             "postgres://u:hunter2@h/d?sslcrl=/x",
@@ -294,10 +319,35 @@ mod tests {
         assert_eq!(of("postgres://u@a/d"), (any, [5_000, 2_500]));
         assert_eq!(of("postgres://u@a,b/d"), (primary, [2_500, 1_250]));
         assert_eq!(of("postgres://u@a,b,c,d,e,f/d").1, [1_000, 1_000]);
-        let said = "postgres://u@a,b/d?target_session_attrs=any&connect_timeout=9";
-        assert_eq!(of(said), (any, [9_000, 9_000]));
+        let said = "postgres://u@a,b/d?target_session_attrs=any&connect_timeout=2";
+        assert_eq!(of(said), (any, [2_000, 1_250]));
+        // Longer than all of them have together: the first would take everybody's.
+        assert_eq!(of("postgres://u@a/d?connect_timeout=30").1, [30_000, 2_500]);
+        let long = "postgres://u@a,b/d?connect_timeout=30";
+        assert_eq!(of(long).1, [2_500, 1_250]);
+        let settings = Settings::default().request_timeout(Duration::from_secs(6));
+        let hasty = Target::parse("database_url", long, &settings).unwrap();
+        assert_eq!(hasty.limit(1), Duration::from_millis(1_500));
         let words = "host=a user=u target_session_attrs=primary";
         assert_eq!(of(words).0, primary);
+    }
+
+    #[test]
+    fn tcp_user_timeout_counts_milliseconds_as_for_libpq() {
+        for (address, milliseconds) in [
+            ("postgres://u@h/d?tcp_user_timeout=1500", 1_500),
+            ("host=h user=u tcp_user_timeout=250", 250),
+            ("postgres://u@h/d?tcp_user_timeout=0", 10_000),
+            ("postgres://u@h/d", 10_000),
+        ] {
+            let target = parse(address).unwrap();
+            let limit = target.config.get_tcp_user_timeout().copied();
+            assert_eq!(
+                limit,
+                Some(Duration::from_millis(milliseconds)),
+                "{address}"
+            );
+        }
     }
 
     #[test]

@@ -191,10 +191,11 @@ impl Address {
 
     /// Tells the server to give a statement up, over TLS if its connection was. Nobody learns whether it did.
     pub(super) async fn cancel(&self, token: CancelToken) {
-        if let Ok(maker) = Maker::load(&self.target.security).await {
-            // Where it cannot be told, the server's own bounds end it.
-            let _told = token.cancel_query(maker).await;
-        }
+        // A connection without TLS needs no files; with TLS they were there a moment ago.
+        let maker = Maker::load(&self.target.security).await;
+        let maker = maker.unwrap_or_else(|_| Maker::plain());
+        // Where it cannot be told, the server's own bounds end it.
+        let _told = token.cancel_query(maker).await;
     }
 
     /// Logs in to one host, with and without TLS as libpq would.
@@ -214,7 +215,18 @@ impl Address {
         for wire in attempts {
             let maker = match wire {
                 Wire::Disable => Maker::plain(),
-                _ => Maker::load(security).await.map_err(Failure::Other)?,
+                _ => match Maker::load(security).await {
+                    Ok(maker) => maker,
+                    // As if TLS had been tried and had failed: the server may not even have it.
+                    Err(problem) if security.mode == SslMode::Prefer => {
+                        tracing::warn!(
+                            problem,
+                            "TLS is preferred and not possible; connecting without"
+                        );
+                        continue;
+                    }
+                    Err(problem) => return Err(Failure::Other(problem)),
+                },
             };
             let mut config = one.clone();
             config.ssl_mode(*wire);

@@ -81,7 +81,7 @@ impl PostgresStore {
     ) -> Result<Vec<Row>> {
         let client = self.client(what).await?;
         let found = client.query_typed(sql, params).await;
-        client.give_back();
+        client.answered(&found);
         found.map_err(|error| fault::read(what, &error))
     }
 }

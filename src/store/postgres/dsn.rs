@@ -1,23 +1,25 @@
 //! The parameters of an address, whichever way it is written, sorted without being shown.
 //!
 //! Guarantees: what tokio-postgres parses is handed on as it was written; what it does not know, or means otherwise than
-//! libpq, is taken out before. Problems name a parameter, never a value.
+//! libpq, is taken out before, and of what is said twice the last one counts. Problems name a parameter, never a value.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::settings::written::{Url, Word, words};
 
 /// Parameters that are honoured by this program itself.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     "sslmode",
     "sslrootcert",
     "sslcert",
     "sslkey",
     "target_session_attrs",
+    // In milliseconds, which tokio-postgres takes for seconds.
+    "tcp_user_timeout",
 ];
 
 /// Parameters that tokio-postgres takes as they are.
-const PASSED_ON: [&str; 17] = [
+const PASSED_ON: [&str; 16] = [
     "user",
     "password",
     "dbname",
@@ -28,7 +30,6 @@ const PASSED_ON: [&str; 17] = [
     "hostaddr",
     "port",
     "connect_timeout",
-    "tcp_user_timeout",
     "keepalives",
     "keepalives_idle",
     "keepalives_interval",
@@ -52,6 +53,9 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 5] = [
 /// What stays as it is in a URL's value.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
+/// What tokio-postgres is told, each name once.
+type Passed = Vec<(String, String)>;
+
 /// An address in two parts.
 #[derive(Default)]
 pub(super) struct Parts {
@@ -64,17 +68,19 @@ impl Parts {
     /// Takes an address apart.
     pub(super) fn of(address: &str) -> Result<Self, String> {
         let mut parts = Self::default();
+        let mut passed = Vec::new();
         match Url::cut(address).filter(Url::is_postgres) {
             Some(url) => {
+                for (name, value) in query_words(url.query.unwrap_or_default())? {
+                    parts.sort(name, value, &mut passed)?;
+                }
+                let place = place_beside(url.place, &mut passed)?;
                 parts.rest = match url.credentials {
-                    Some(credentials) => format!("postgres://{credentials}@{}", url.place),
-                    None => format!("postgres://{}", url.place),
+                    Some(credentials) => format!("postgres://{credentials}@{place}"),
+                    None => format!("postgres://{place}"),
                 };
                 let mut mark = '?';
-                for (name, value) in query_words(url.query.unwrap_or_default())? {
-                    let Some((name, value)) = parts.sort(name, value)? else {
-                        continue;
-                    };
+                for (name, value) in passed {
                     // tokio-postgres takes one host at a time here.
                     let several = if name == "host" { ',' } else { '\0' };
                     for value in value.split(several) {
@@ -86,10 +92,11 @@ impl Parts {
             }
             None => {
                 for Word { name, value, .. } in words(address)? {
-                    if let Some((name, value)) = parts.sort(name.to_owned(), value)? {
-                        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
-                        parts.rest += &format!("{name}='{value}' ");
-                    }
+                    parts.sort(name.to_owned(), value, &mut passed)?;
+                }
+                for (name, value) in passed {
+                    let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+                    parts.rest += &format!("{name}='{value}' ");
                 }
             }
         }
@@ -102,22 +109,26 @@ impl Parts {
         found.next().map(|(_, value)| value.as_str())
     }
 
-    /// Keeps what is ours, drops what has no effect, and gives back what is to be handed on.
-    fn sort(&mut self, name: String, value: String) -> Result<Option<(String, String)>, String> {
+    /// Keeps what is ours, drops what has no effect, and puts what is to be handed on in the place of an earlier one of its
+    /// name: tokio-postgres would try the hosts of both.
+    fn sort(&mut self, name: String, value: String, passed: &mut Passed) -> Result<(), String> {
         if OWN.contains(&name.as_str()) {
             self.own.push((name, value));
-            return Ok(None);
+            return Ok(());
         }
-        if name == "keepalives_count" {
-            return Ok(Some(("keepalives_retries".to_owned(), value)));
-        }
+        let name = match name.as_str() {
+            "keepalives_count" => "keepalives_retries".to_owned(),
+            _ => name,
+        };
         if PASSED_ON.contains(&name.as_str()) {
-            return Ok(Some((name, value)));
+            passed.retain(|(earlier, _)| *earlier != name);
+            passed.push((name, value));
+            return Ok(());
         }
         for (known, values) in WITHOUT_EFFECT {
             if name == known {
                 return match values.contains(&value.as_str()) {
-                    true => Ok(None),
+                    true => Ok(()),
                     false => Err(format!("{name}: only {} is supported", values.join(", "))),
                 };
             }
@@ -133,12 +144,43 @@ impl Parts {
     }
 }
 
+/// Hosts and database of a URL. Where a parameter names hosts or ports those of the URL do not count, as for libpq: then
+/// what is left of them is told by parameters too.
+fn place_beside(place: &str, passed: &mut Passed) -> Result<String, String> {
+    let given = |wanted: &str| passed.iter().any(|(name, _)| name == wanted);
+    let (hosts_given, ports_given) = (given("host"), given("port"));
+    if !hosts_given && !ports_given {
+        return Ok(place.to_owned());
+    }
+    let (written, database) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    for one in written.split(',') {
+        let (host, port) = match one.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => match one.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (one, None),
+            },
+        };
+        hosts.push(decoded(host)?);
+        ports.push(decoded(port.unwrap_or_default())?);
+    }
+    if !hosts_given && !written.is_empty() {
+        passed.push(("host".to_owned(), hosts.join(",")));
+    }
+    if !ports_given && ports.iter().any(|port| !port.is_empty()) {
+        passed.push(("port".to_owned(), ports.join(",")));
+    }
+    Ok(database.to_owned())
+}
+
+fn decoded(text: &str) -> Result<String, String> {
+    let text = percent_decode_str(text).decode_utf8();
+    text.map(std::borrow::Cow::into_owned)
+        .map_err(|_| "a parameter is not UTF-8".to_owned())
+}
+
 fn query_words(query: &str) -> Result<Vec<(String, String)>, String> {
-    let decoded = |text: &str| {
-        let text = percent_decode_str(text).decode_utf8();
-        text.map(std::borrow::Cow::into_owned)
-            .map_err(|_| "a parameter is not UTF-8".to_owned())
-    };
     let words = query.split('&').filter(|word| !word.is_empty());
     words
         .map(|word| {
@@ -152,6 +194,8 @@ fn query_words(query: &str) -> Result<Vec<(String, String)>, String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::config::Host;
+
     use super::*;
 
     fn rest(address: &str) -> String {
@@ -201,6 +245,42 @@ mod tests {
             rest("postgres://u@h?keepalives_count=4"),
             "postgres://u@h?keepalives_retries=4"
         );
+    }
+
+    #[test]
+    fn a_later_host_or_port_replaces_an_earlier_one_instead_of_standing_beside_it() {
+        let places = |address: &str| {
+            let config: tokio_postgres::Config = rest(address).parse().unwrap();
+            let hosts: Vec<String> = (config.get_hosts().iter())
+                .map(|host| match host {
+                    Host::Tcp(name) => name.clone(),
+                    #[cfg(unix)]
+                    Host::Unix(path) => path.display().to_string(),
+                })
+                .collect();
+            let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
+            format!("{} {}", hosts.join(","), ports.join(","))
+        };
+        for (address, found) in [
+            #[cfg(unix)]
+            (
+                "postgres://u:p@localhost/d?host=/cloudsql/inst",
+                "/cloudsql/inst ",
+            ),
+            ("postgres://u@a:1/d?host=b", "b 1"),
+            ("postgres://u@a:1,b/d?host=c,d", "c,d 1,5432"),
+            ("postgres://u@a:1/d?port=2", "a 2"),
+            ("postgres://u@a,[::1]:1/d?port=2,3", "a,::1 2,3"),
+            ("postgres://u@a:1?host=b&port=2&host=c&port=3", "c 3"),
+            ("postgres://u@a/d?hostaddr=127.0.0.1", "a 5432"),
+            ("host=a user=u host=b port=1 port=2", "b 2"),
+            ("host=a,b user=u host=c", "c "),
+        ] {
+            assert_eq!(places(address), found, "{address}");
+        }
+        let twice = rest("hostaddr=127.0.0.1 user=u hostaddr=127.0.0.2");
+        let config: tokio_postgres::Config = twice.parse().unwrap();
+        assert_eq!(config.get_hostaddrs().len(), 1, "{twice}");
     }
 
     #[test]

@@ -12,10 +12,22 @@ use crate::core::{Key, Revision, ValueError};
 use crate::error::{Error, Kind};
 use crate::write::Item;
 
+/// The classes of errors whose messages tell of the server, of rights and of names. Those of data (22, 23) quote it, and
+/// every other class is an application's own; `SC` is ours.
+const TOLD: [&str; 16] = [
+    "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "SC", "XX",
+];
+
+/// PostgreSQL keeps no more digits behind the point (16,383); a run of fewer than this was not what it refused.
+const MANY_DIGITS: usize = 1_000;
+
+/// An exponent of fewer digits than this does not ask for as many.
+const LONG_EXPONENT: usize = 4;
+
 /// An error of a read, or of anything else that changes nothing.
 pub(super) fn read(what: &str, error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
-        Some(db) => refused(what, db),
+        Some(db) => refused(what, db, told(db)),
         None => Error::unavailable(what, cause(error)),
     }
 }
@@ -24,7 +36,7 @@ pub(super) fn read(what: &str, error: &tokio_postgres::Error) -> Error {
 pub(super) fn write(what: &str, error: &tokio_postgres::Error, items: &[Item]) -> Error {
     match error.as_db_error() {
         Some(db) if of_the_statement(db) => of_write(what, db, items),
-        Some(db) => Error::unknown(what, db.message()),
+        Some(db) => Error::unknown(what, told_of_write(db)),
         None => Error::unknown(what, cause(error)),
     }
 }
@@ -77,34 +89,54 @@ fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
         }
         .into();
     }
-    let json = [
-        SqlState::UNTRANSLATABLE_CHARACTER,
-        SqlState::INVALID_TEXT_REPRESENTATION,
-        SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
-    ];
-    if json.contains(code)
-        && let Some(item) = culprit(items)
+    if let Some(problem) = unholdable(db.code())
+        && let Some(item) = items.iter().find(|item| is_odd(item))
     {
-        let error = ValueError::Syntax(format!("PostgreSQL cannot hold it ({})", db.message()));
+        let error = ValueError::Syntax(format!("PostgreSQL cannot hold {problem}"));
         let key = item.key.clone();
         return Kind::Value { key, error }.into();
     }
-    refused(what, db)
+    refused(what, db, told_of_write(db))
 }
 
-/// The item whose value PostgreSQL cannot hold; its message does not name one.
-fn culprit(items: &[Item]) -> Option<&Item> {
-    let odd = |item: &&Item| {
-        let text = item.value.as_ref().map_or("", |value| value.as_json());
-        // Numbers and lone surrogates beyond Rust's bounds are the first to be beyond PostgreSQL's.
-        !text.is_empty()
-            && serde_json::from_str::<serde_json::Value>(text)
-                .map_or(true, |value| holds_nul(&value))
-    };
-    match items {
-        [only] => Some(only),
-        many => many.iter().find(odd),
-    }
+/// What PostgreSQL refuses in JSON with this code, in our words: its own quote the text, and an application's trigger that
+/// fails on the value says the same.
+fn unholdable(code: &SqlState) -> Option<&'static str> {
+    let json = [
+        (
+            SqlState::UNTRANSLATABLE_CHARACTER,
+            "a text with \\u0000 in it",
+        ),
+        (
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            "half of a pair of \\u escapes",
+        ),
+        (
+            SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            "a number of that many digits",
+        ),
+    ];
+    let found = json.into_iter().find(|(known, _)| known == code);
+    found.map(|(_, problem)| problem)
+}
+
+/// Whether PostgreSQL may be unable to hold an item's value; its message does not name one.
+fn is_odd(item: &Item) -> bool {
+    let text = item.value.as_ref().map_or("", |value| value.as_json());
+    // Numbers and lone surrogates beyond Rust's bounds are the first to be beyond PostgreSQL's.
+    !text.is_empty()
+        && (serde_json::from_str::<serde_json::Value>(text).map_or(true, |value| holds_nul(&value))
+            || holds_long_number(text))
+}
+
+/// Whether a text holds what may be a number with more digits than PostgreSQL keeps.
+fn holds_long_number(text: &str) -> bool {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let long = |run: &str| run.len() >= MANY_DIGITS;
+    let exponent = |rest: &str| digits(rest.trim_start_matches(['+', '-'])) >= LONG_EXPONENT;
+    text.split(|character: char| !character.is_ascii_digit())
+        .any(long)
+        || text.split(['e', 'E']).skip(1).any(exponent)
 }
 
 fn holds_nul(value: &serde_json::Value) -> bool {
@@ -134,10 +166,34 @@ pub(super) fn lacks_the_function(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::UNDEFINED_FUNCTION)
 }
 
+/// The server's words, where they cannot quote data.
+fn told(db: &DbError) -> String {
+    let code = db.code();
+    let class = code.code().get(..2).unwrap_or_default();
+    // A syntax error quotes the statement, which somebody's trigger may have put together.
+    if TOLD.contains(&class) && *code != SqlState::SYNTAX_ERROR {
+        format!("{} (SQLSTATE {})", db.message(), code.code())
+    } else {
+        hidden(db)
+    }
+}
+
+/// The same of a statement that brought values: whatever a trigger raises, it may have put one into the message.
+fn told_of_write(db: &DbError) -> String {
+    let raised = db.routine() == Some("exec_stmt_raise") && !db.code().code().starts_with("SC");
+    if raised { hidden(db) } else { told(db) }
+}
+
+/// What a message is about, without the message.
+fn hidden(db: &DbError) -> String {
+    let constraint = db.constraint();
+    let constraint = constraint.map_or_else(String::new, |name| format!(", constraint {name}"));
+    format!("SQLSTATE {}{constraint}", db.code().code())
+}
+
 /// The server's refusal of a statement: it had no effect.
-fn refused(what: &str, db: &DbError) -> Error {
+fn refused(what: &str, db: &DbError, problem: String) -> Error {
     let (what, code) = (what.to_owned(), db.code());
-    let problem = format!("{} (SQLSTATE {})", db.message(), code.code());
     let again = [
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::T_R_SERIALIZATION_FAILURE,
@@ -161,21 +217,8 @@ fn refused(what: &str, db: &DbError) -> Error {
         {
             Error::unavailable(what, problem)
         }
-        // Messages about data, and those of other people's triggers, can quote a part of what was sent.
-        code if code.starts_with("22") || code.starts_with("23") || code.starts_with("P0") => {
-            Kind::Refused {
-                what,
-                problem: format!("SQLSTATE {code}{}", constraint(db)),
-            }
-            .into()
-        }
         _ => Kind::Refused { what, problem }.into(),
     }
-}
-
-fn constraint(db: &DbError) -> String {
-    db.constraint()
-        .map_or_else(String::new, |name| format!(", constraint {name}"))
 }
 
 fn refused_condition(db: &DbError, items: &[Item]) -> Error {
@@ -228,4 +271,40 @@ fn failing_key(db: &DbError, items: &[Item]) -> Key {
         .filter(|item| row.starts_with(item.key.as_str()));
     let longest = named.max_by_key(|item| item.key.len()).or(items.first());
     longest.map_or_else(|| Key::stored("?"), |item| item.key.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_odd_when_postgresql_may_be_unable_to_hold_it() {
+        let odd = |text: &str| {
+            let item = Item {
+                key: Key::stored("k"),
+                value: Some(crate::core::Value::parse(text).unwrap()),
+                precondition: None,
+            };
+            is_odd(&item)
+        };
+        for text in [
+            "1e2000000".to_owned(),
+            "[1E+400]".to_owned(),
+            "1e-20000".to_owned(),
+            format!("0.{}", "1".repeat(20_000)),
+            r#""\ud800""#.to_owned(),
+            r#"{"a\u0000": 1}"#.to_owned(),
+        ] {
+            assert!(odd(&text), "{}", &text[..text.len().min(20)]);
+        }
+        for text in [
+            "1e3",
+            "0.1e-300",
+            r#"{"x": "hunter2", "e": [12345678901234567890]}"#,
+            r#""\\u0000""#,
+            "null",
+        ] {
+            assert!(!odd(text), "{text}");
+        }
+    }
 }

@@ -80,17 +80,19 @@ impl Lent {
     }
 
     /// Returns the connection to its pool, unless the answer was that its server takes no writes: then it was the primary
-    /// once, and new connections find the new one.
+    /// once, and new connections find the new one. Nor is one of use that is in a failed transaction of somebody's who gave
+    /// it back without ending that.
     pub(super) fn answered<T>(mut self, answer: &Result<T, tokio_postgres::Error>) {
         let code = answer.as_ref().err().and_then(tokio_postgres::Error::code);
-        if code != Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+        let read_only = code == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        if !read_only && code != Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
             return self.give_back();
         }
         let Some(client) = self.client.take() else {
             return;
         };
         // The others of the pool lead to the same server; one that is lent now finds it out by itself.
-        if let (Some(pool), Some(_)) = (Object::pool(&client), &self.address) {
+        if let (true, Some(pool), Some(_)) = (read_only, Object::pool(&client), &self.address) {
             pool.retain(|_, _| false);
         }
         drop(Object::take(client));

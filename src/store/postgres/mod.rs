@@ -239,9 +239,10 @@ impl Store for PostgresStore {
         let what = "auditing the table";
         let queries = &self.prepared().await?.queries;
         let mut client = self.client(what).await?;
-        let folded = fold::fold(&mut client, queries, what).await;
+        // One that failed may have left rows of its stream, or a statement, under way: then the connection is closed.
+        let folded = fold::fold(&mut client, queries, what).await?;
         client.give_back();
-        folded
+        Ok(folded)
     }
 
     async fn report_audit(&self, revision: Revision, checksum: Checksum) -> Result<()> {
@@ -265,7 +266,7 @@ impl Store for PostgresStore {
         let prepared = self.prepared().await?;
         let client = self.client(what).await?;
         let found = client.query_typed(&prepared.queries.altered, &[]).await;
-        client.give_back();
+        client.answered(&found);
         let found = found.map_err(|error| fault::read(what, &error))?;
         rows::altered(&found).ok_or_else(|| rows::strange(what))
     }
@@ -339,7 +340,7 @@ impl Store for PostgresStore {
             (&i64::from(limit), Type::INT8),
         ];
         let found = client.query_typed(&prepared.queries.history, &params).await;
-        client.give_back();
+        client.answered(&found);
         Ok(rows::history(
             after,
             &found.map_err(|error| fault::read(what, &error))?,

@@ -13,6 +13,22 @@ use crate::error::{Error, Result};
 /// Each wait for a lock is bounded by 30 s; the work is bounded only by this, because adopting a large table takes its time.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(1_800);
 
+const LOOKING: &str = "looking at the schema";
+
+/// Why a schema was not prepared.
+enum Unprepared {
+    /// The connection is idle again.
+    Answered(Error),
+    /// Something is still under way on the connection, within a transaction perhaps.
+    Late(Error),
+}
+
+impl From<Error> for Unprepared {
+    fn from(error: Error) -> Self {
+        Self::Answered(error)
+    }
+}
+
 /// What is known once the schema is there.
 pub(super) struct Prepared {
     pub(super) queries: Queries,
@@ -30,43 +46,50 @@ impl PostgresStore {
     /// database notifies.
     async fn prepare_schema(&self) -> Result<Prepared> {
         let client = self.client("connecting").await?;
-        let prepared = self.prepare_on(&client).await;
-        client.give_back();
-        prepared
+        match self.prepare_on(&client).await {
+            Ok(prepared) => {
+                client.give_back();
+                Ok(prepared)
+            }
+            Err(Unprepared::Answered(error)) => {
+                client.give_back();
+                Err(error)
+            }
+            // Closed with the statement that is under way on it, and with the migration's transaction.
+            Err(Unprepared::Late(error)) => Err(error),
+        }
     }
 
-    async fn prepare_on(&self, client: &Object) -> Result<Prepared> {
-        let names = self.names(client).await?;
+    async fn prepare_on(&self, client: &Object) -> Result<Prepared, Unprepared> {
         let settings = &self.settings;
-        let look = migrate::installed(client, &names);
-        let found = match tokio::time::timeout(settings.request_timeout, look).await {
-            Ok(found) => found.map_err(fault::migrate)?,
-            Err(_) => {
-                return Err(Error::unavailable(
-                    "looking at the schema",
-                    "no answer in time",
-                ));
-            }
-        };
+        let (names, found) = in_time(settings.request_timeout, LOOKING, async {
+            let names = self.names(client).await?;
+            let found = migrate::installed(client, &names).await;
+            Ok((names, found.map_err(fault::migrate)?))
+        })
+        .await?;
         let complete = matches!(&found, Installed::Yes { missing, .. } if missing.is_empty());
         let found = if settings.migrate && !complete {
-            let migrating = migrate::migrate(client, &names, &settings.channel);
-            let migrated = match tokio::time::timeout(MIGRATION_TIMEOUT, migrating).await {
-                Ok(migrated) => migrated.map_err(fault::migrate)?,
-                Err(_) => {
-                    return Err(Error::unavailable(
-                        "migrating the schema",
-                        "not done within 30m",
-                    ));
-                }
-            };
+            let migrated = in_time(MIGRATION_TIMEOUT, "migrating the schema", async {
+                let migrated = migrate::migrate(client, &names, &settings.channel).await;
+                migrated.map_err(fault::migrate)
+            })
+            .await?;
             report(&names, &migrated);
-            migrate::installed(client, &names)
-                .await
-                .map_err(fault::migrate)?
+            in_time(settings.request_timeout, LOOKING, async {
+                let found = migrate::installed(client, &names).await;
+                found.map_err(fault::migrate)
+            })
+            .await?
         } else {
             found
         };
+        Ok(self.prepared_by(&names, found)?)
+    }
+
+    /// What an installed schema gives, if it is this store's.
+    fn prepared_by(&self, names: &Names, found: Installed) -> Result<Prepared> {
+        let settings = &self.settings;
         match found {
             Installed::No => Err(Error::refused(
                 format!("table {}", names.table()),
@@ -80,7 +103,7 @@ impl PostgresStore {
                 Err(Error::setting("channel", &settings.channel, problem))
             }
             Installed::Yes { channel, .. } => Ok(Prepared {
-                queries: Queries::new(&names),
+                queries: Queries::new(names),
                 channel,
             }),
         }
@@ -108,6 +131,22 @@ impl PostgresStore {
         Ok(Names::new(table.map_err(|error| {
             Error::setting("table_name", &self.settings.table_name, error.to_string())
         })?))
+    }
+}
+
+/// Waits for answers until a limit.
+async fn in_time<T>(
+    limit: Duration,
+    what: &str,
+    answers: impl Future<Output = Result<T>>,
+) -> Result<T, Unprepared> {
+    match tokio::time::timeout(limit, answers).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => {
+            let limit = humantime::format_duration(limit);
+            let problem = format!("no answer within {limit}");
+            Err(Unprepared::Late(Error::unavailable(what, problem)))
+        }
     }
 }
 

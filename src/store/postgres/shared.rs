@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use deadpool_postgres::Pool;
 
 use super::PostgresStore;
+use super::connect::Address;
 use crate::error::Result;
 use crate::settings::Settings;
 
@@ -24,13 +25,18 @@ pub(crate) struct WeakPool(Weak<Owned>);
 
 struct Owned {
     pool: Pool,
+    /// Where its connections lead, and what they showed to be on the way.
+    opened_at: Option<Arc<Address>>,
 }
 
 impl SharedPool {
     /// A pool as a store with these settings would make one. It connects when it is used.
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        let pool = PostgresStore::new(settings, None, 0)?.pool;
-        Ok(Self(Arc::new(Owned { pool })))
+        let store = PostgresStore::new(settings, None, 0)?;
+        Ok(Self(Arc::new(Owned {
+            pool: store.pool,
+            opened_at: store.opened_at,
+        })))
     }
 
     pub(crate) fn downgrade(&self) -> WeakPool {
@@ -52,6 +58,7 @@ impl PostgresStore {
         Ok(Self {
             pool: pool.0.pool.clone(),
             own_pool: false,
+            opened_at: pool.0.opened_at.clone(),
             share: Mutex::new(Some(pool)),
             ..store
         })

@@ -85,6 +85,8 @@ pub(super) const FILE: Target = Target {
         "[pools.main]\n",
         "[services]\n",
         "dbpool_name = \"main\"\n",
+        "dbpool_name = \"postgres://u:hunter2@h:5432/d\"\n",
+        "database_url_file = \"postgres://u:hunter2@h:5432/d\"\n",
         "database_url = \"postgres://u:hunter2@h:5432/d\"\n",
         "table_name = \"t\"\n",
         "table_name = \"\\u202e\"\n",
@@ -167,13 +169,15 @@ fn environment(data: &[u8]) {
     };
     let pairs: Vec<(&str, &str)> = (text.split('\n'))
         .filter_map(|line| line.split_once('='))
-        // Nothing is read from a disk here.
-        .filter(|(name, value)| value.is_empty() || !name.ends_with("_URL_FILE"))
+        // Nothing is read from a disk here: an address is refused before, as no path.
+        .filter(|(name, value)| {
+            value.is_empty() || value.contains("://") || !name.ends_with("_URL_FILE")
+        })
         .collect();
     let environment = Environment::new(pairs.iter().copied());
     let addresses = pairs
         .iter()
-        .filter(|(name, _)| name.ends_with("DATABASE_URL"));
+        .filter(|(name, _)| name.trim_end_matches("_FILE").ends_with("DATABASE_URL"));
     let only_there = pairs
         .iter()
         .filter(|(_, value)| value.contains(SECRET))
