@@ -64,11 +64,16 @@ const SECRET: &str = "hunter2";
 /// Whether a character breaks a line, steers a terminal, turns text around or cannot be seen: said here once more, so that
 /// what the library takes for such is put to the proof.
 fn unseen(character: char) -> bool {
-    let marks = "\u{ad}\u{61c}\u{180e}\u{feff}\u{fff9}\u{fffa}\u{fffb}\u{110bd}\u{110cd}";
+    let marks = "\u{ad}\u{61c}\u{6dd}\u{70f}\u{8e2}\u{180e}\u{feff}\u{fff9}\u{fffa}\u{fffb}\u{110bd}\u{110cd}";
     let blocks = [
+        '\u{600}'..='\u{605}',
+        '\u{890}'..='\u{891}',
         '\u{200b}'..='\u{200f}',
         '\u{2028}'..='\u{202e}',
         '\u{2060}'..='\u{206f}',
+        '\u{13430}'..='\u{1343f}',
+        '\u{1bca0}'..='\u{1bca3}',
+        '\u{1d173}'..='\u{1d17a}',
         '\u{e0000}'..='\u{e007f}',
     ];
     let within = blocks.iter().any(|block| block.contains(&character));
