@@ -146,9 +146,13 @@ async fn sessions_idle_in_a_transaction_hold_back_vacuum_and_notices_and_no_inst
     let seen = record(&all[1], Filter::key("k"));
     writes(&all[0], 3_000).await;
     let after = writes(&all[0], 200).await;
-    in_step(&services, all[0].status().revision).await;
+    let newest = all[0].status().revision;
+    in_step(&services, newest).await;
     equal_to_the_table(&services, &client).await;
-    let revisions = changed_revisions(&seen.seen());
+    let told = seen.until("all of them", |seen| {
+        changed_revisions(seen).last() == Some(&newest.get())
+    });
+    let revisions = changed_revisions(&told.await);
     assert!(revisions.len() >= 3_000 && revisions.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     for service in services {
         let status = service.status();
