@@ -8,7 +8,7 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::address::cause;
 use super::migrate::MigrateError;
-use crate::core::{Key, Revision, ValueError};
+use crate::core::{Key, Revision, ValueError, canonical};
 use crate::error::{Error, Kind};
 use crate::write::Item;
 
@@ -95,27 +95,12 @@ fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
 /// The item whose value PostgreSQL cannot hold; its message does not name one.
 fn culprit(items: &[Item]) -> Option<&Item> {
     let odd = |item: &&Item| {
-        let text = item.value.as_ref().map_or("", |value| value.as_json());
-        // Numbers and lone surrogates beyond Rust's bounds are the first to be beyond PostgreSQL's.
-        !text.is_empty()
-            && serde_json::from_str::<serde_json::Value>(text)
-                .map_or(true, |value| holds_nul(&value))
+        let text = item.value.as_ref().map(|value| canonical(value.as_json()));
+        matches!(text, Some(Err(ValueError::Syntax(_))))
     };
     match items {
         [only] => Some(only),
         many => many.iter().find(odd),
-    }
-}
-
-fn holds_nul(value: &serde_json::Value) -> bool {
-    use serde_json::Value::{Array, Bool, Null, Number, Object, String};
-    match value {
-        String(text) => text.contains('\0'),
-        Array(items) => items.iter().any(holds_nul),
-        Object(fields) => fields
-            .iter()
-            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Null | Bool(_) | Number(_) => false,
     }
 }
 
