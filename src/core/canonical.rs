@@ -37,6 +37,7 @@ pub(crate) fn canonical(json: &str) -> Result<String, ValueError> {
     }
     let mut text = String::with_capacity(length);
     node.print(&mut text);
+    debug_assert_eq!(text.len(), length, "the bound holds of what is printed");
     Ok(text)
 }
 
