@@ -181,7 +181,7 @@ fn check_depth(json: &str) -> Result<(), ValueError> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// The text is not one JSON value.
+    /// The text is not one JSON value, or one that PostgreSQL cannot hold.
     #[error("not a JSON value: {}", shown(.0))]
     Syntax(String),
     /// The value cannot be written as JSON.
