@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::core::{Cursor, Entry, Key, Prefix, Revision, Value};
+use crate::core::{Cursor, Entry, Key, Prefix, Revision, Value, canonical};
 use crate::error::{Error, Kind, Result};
 
 /// Many keys written all or nothing, in one revision.
@@ -33,6 +33,23 @@ pub(crate) struct Item {
     pub(crate) key: Key,
     pub(crate) value: Option<Value>,
     pub(crate) precondition: Option<Precondition>,
+}
+
+impl Item {
+    /// The text that every store holds of its value; `None` for a delete. PostgreSQL makes it itself.
+    pub(crate) fn canonical(&self) -> Result<Option<Arc<str>>> {
+        let Some(value) = &self.value else {
+            return Ok(None);
+        };
+        match canonical(value.as_json()) {
+            Ok(text) => Ok(Some(text.into())),
+            Err(error) => Err(Kind::Value {
+                key: self.key.clone(),
+                error,
+            }
+            .into()),
+        }
+    }
 }
 
 /// What must hold for a write to be applied. Decided inside the database, together with the write.

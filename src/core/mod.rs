@@ -25,6 +25,7 @@
 
 pub(crate) mod backoff;
 mod by_key;
+mod canonical;
 mod change;
 mod checksum;
 mod entry;
@@ -48,6 +49,7 @@ pub use snapshot::Snapshot;
 pub use value::{MAX_DEPTH, MAX_VALUE_BYTES, Value, ValueError};
 
 pub(crate) use by_key::ByKey;
+pub(crate) use canonical::canonical;
 pub(crate) use change::{Journaled, JournaledChange};
 pub(crate) use checksum::Fold;
 pub(crate) use entry::Report;

@@ -19,6 +19,9 @@ pub const MAX_VALUE_BYTES: usize = 1_048_576;
 /// The deepest nesting of arrays and objects: the depth serde_json decodes by default.
 pub const MAX_DEPTH: usize = 127;
 
+/// What may stand around every part of a JSON text.
+pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
 /// A JSON value as a text, cheap to clone.
 #[derive(Clone)]
 pub struct Value {
@@ -46,7 +49,7 @@ impl Value {
     ///
     /// Refuses what is not one JSON value, a text over [`MAX_VALUE_BYTES`] and one nested deeper than [`MAX_DEPTH`].
     pub fn parse(json: &str) -> Result<Self, ValueError> {
-        let json = json.trim_matches([' ', '\t', '\r', '\n']);
+        let json = json.trim_matches(BLANKS);
         check_size(json.len())?;
         check_depth(json)?;
         // `RawValue` checks the grammar and leaves numbers alone that no Rust type holds.
@@ -148,7 +151,7 @@ pub(super) fn integer(number: &str) -> Option<i64> {
     significant.parse::<i64>().ok()?.checked_mul(power)
 }
 
-fn check_size(bytes: usize) -> Result<(), ValueError> {
+pub(super) fn check_size(bytes: usize) -> Result<(), ValueError> {
     if bytes > MAX_VALUE_BYTES {
         Err(ValueError::TooLarge { bytes })
     } else {
@@ -180,7 +183,7 @@ fn check_depth(json: &str) -> Result<(), ValueError> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ValueError {
-    /// The text is not one JSON value.
+    /// The text is not one JSON value, or one that PostgreSQL cannot hold.
     #[error("not a JSON value: {}", shown(.0))]
     Syntax(String),
     /// The value cannot be written as JSON.

@@ -199,7 +199,7 @@ impl GroupAnswer {
 #[derive(Debug)]
 pub(crate) enum Member {
     Answered(Answered),
-    /// Its condition did not hold: nothing of it was written.
+    /// Its condition did not hold, or the store cannot hold a value of it: nothing of it was written.
     Refused(Error),
     /// Another transaction has one of its rows: nothing of it was written. Alone it may wait for that row.
     Held,

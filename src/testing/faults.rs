@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::session::Session;
-use crate::core::{Entry, Key, Revision, Value};
+use crate::core::{Entry, Key, Revision, Value, canonical};
 use crate::error::{Error, Kind, Result};
 use crate::service::ConfigService;
 use crate::store::memory::MemoryDatabase;
@@ -235,10 +235,12 @@ impl Fault {
     }
 }
 
+/// The key, and the value with the text that a store holds of it.
 fn parsed(key: &str, value: &impl Serialize) -> Result<(Key, Value)> {
     let key = Key::parse(key)?;
-    match Value::encode(value) {
-        Ok(value) => Ok((key, value)),
+    let text = Value::encode(value).and_then(|value| canonical(value.as_json()));
+    match text {
+        Ok(text) => Ok((key, Value::stored(&text))),
         Err(error) => Err(Kind::Value { key, error }.into()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a [`TestStore`] shares nothing with any other, so tests run side by side; the services on it are the real
 //! ones, with the real replica, cache and subscriptions, and only the database is played. What it cannot show is what
-//! PostgreSQL itself does: triggers, locks, canonical texts of JSON.
+//! PostgreSQL itself does: triggers and locks. The texts of values are those that it prints.
 //!
 //! Add the library to the development dependencies once more, with the feature:
 //!

@@ -9,6 +9,7 @@ use crate::support::wait::PATIENCE;
 on_every_store! {
     a_bad_key_is_refused_by_its_name_and_bound_and_the_rest_is_unharmed
     a_bad_value_is_refused_by_its_key_and_bound_and_the_rest_is_unharmed
+    a_value_that_postgres_cannot_hold_is_refused_by_its_key_on_every_store
 }
 
 /// A service that holds one good entry at revision 1.
@@ -100,6 +101,50 @@ async fn a_bad_value_is_refused_by_its_key_and_bound_and_the_rest_is_unharmed(fl
         one.get("beyond").unwrap().unwrap().as_json(),
         "9223372036854775809"
     );
+}
+
+async fn a_value_that_postgres_cannot_hold_is_refused_by_its_key_on_every_store(fleet: Fleet) {
+    let one = with_a_good_entry(&fleet).await;
+    let expands = format!("[{}\"hunter2\"]", "1e131071,".repeat(8));
+    let values = |text: &str| Value::parse(text).unwrap();
+    for text in [
+        "[\"hunter2\\u0000\"]",
+        "{\"hunter2\\u0000\":1}",
+        "\"hunter2\\ud800\"",
+        "[\"hunter2\",1e131072]",
+        "[\"hunter2\",1e-16384]",
+        &expands,
+    ] {
+        let several = Batch::new()
+            .put("good", 2)
+            .put_value("huge", values("1e400"), None)
+            .put_value("key:bad", values(text), None)
+            .delete("nothing");
+        let conditional = Precondition::Absent;
+        let conditional = Batch::new().put_value("key:bad", values(text), Some(conditional));
+        for error in [
+            one.set_value("key:bad", values(text)).await.unwrap_err(),
+            one.write(several).await.unwrap_err(),
+            one.write(conditional).await.unwrap_err(),
+        ] {
+            let said = error.to_string();
+            assert!(error.is_invalid_input() && !error.is_retryable(), "{said}");
+            assert_eq!(error.is_too_large(), text == expands, "{said}");
+            let why = if text == expands {
+                "the bound of 1048576 bytes"
+            } else {
+                "PostgreSQL cannot hold it"
+            };
+            assert!(said.contains("\"key:bad\"") && said.contains(why), "{said}");
+            assert!(!said.contains("hunter2") && said.len() < 300, "{said}");
+        }
+        // A condition that does not hold is told before a value that cannot be held.
+        let conflict = Batch::new()
+            .put_value("key:bad", values(text), None)
+            .put_if("good", 2, Precondition::Absent);
+        assert!(one.write(conflict).await.unwrap_err().is_conflict());
+    }
+    assert_unharmed(&one).await;
 }
 
 /// Wrong texts of a setting with what the refusal says of the bound.

@@ -50,6 +50,7 @@ on_every_store! {
     after_shutdown_reads_go_on_and_writes_are_refused
     bad_input_is_refused_by_name_and_changes_nothing
     a_new_instance_loads_what_the_others_hold
+    a_value_has_one_text_whichever_way_it_was_written
 }
 
 async fn a_write_is_read_here_at_once_and_everywhere_soon(fleet: Fleet) {
@@ -683,4 +684,37 @@ async fn a_new_instance_loads_what_the_others_hold(fleet: Fleet) {
     let snapshot = two.snapshot().unwrap();
     assert_eq!(snapshot.checksum(), two.checksum().unwrap());
     assert_eq!(snapshot.prefixed("key:000").len(), 10);
+}
+
+async fn a_value_has_one_text_whichever_way_it_was_written(fleet: Fleet) {
+    let (one, two) = (fleet.start().await, fleet.start().await);
+    let put = async |text: &str| {
+        let written = one.set_value("k", Value::parse(text).unwrap()).await;
+        written.unwrap()
+    };
+    for (written, canonical) in [
+        ("-0.0", "0.0"),
+        ("2.50e1", "25.0"),
+        ("[1,2]", "[1, 2]"),
+        (
+            r#"{"bb":1,"c":2,"a":[{}],"bb":3}"#,
+            r#"{"a": [{}], "c": 2, "bb": 3}"#,
+        ),
+        (r#""\u0041\/\u000A\u001F\ud83e\udd80""#, r#""A/\n\u001f🦀""#),
+    ] {
+        let first = put(written).await;
+        assert_eq!(first.keys()[0].entry().unwrap().as_json(), canonical);
+        in_step(&[&one, &two], first.revision()).await;
+        assert_eq!(two.get("k").unwrap().unwrap().as_json(), canonical);
+        for again in [written, canonical] {
+            assert!(!put(again).await.changed(), "{again} is there already");
+        }
+    }
+    let checksum = one.checksum().unwrap().to_string();
+    assert_eq!(checksum, "79cf9a54", "on every store the same");
+    assert!(put("1").await.changed());
+    assert!(!put("1e0").await.changed(), "1 in another way");
+    assert!(put("1.0").await.changed(), "another text");
+    assert!(!put("10e-1").await.changed(), "1.0 in another way");
+    assert_eq!(one.status().revision.get(), 7);
 }

@@ -7,6 +7,8 @@
     reason = "a test that panics has failed"
 )]
 
+#[cfg(feature = "testing")]
+mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
 mod consumers;

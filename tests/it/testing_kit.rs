@@ -429,6 +429,8 @@ async fn a_row_edited_behind_is_found_by_the_heartbeat_and_numbered() {
     let seen = record(&two, Filter::all());
     store.faults().edit_behind("a", 10).unwrap();
     store.faults().edit_behind("new", "x").unwrap();
+    let map = std::collections::BTreeMap::from([("aa", 1e2), ("b", 0.5)]);
+    store.faults().edit_behind("map", map).unwrap();
     store.faults().remove_behind("b").unwrap();
     clock.advance(60 * SECOND).await.unwrap();
     assert_eq!(
@@ -441,6 +443,12 @@ async fn a_row_edited_behind_is_found_by_the_heartbeat_and_numbered() {
     for service in [&one, &two] {
         assert_eq!(service.get_i64("a", 0), 10);
         assert_eq!(service.get_string("new", ""), "x");
+        let map = service.get("map").unwrap().unwrap();
+        assert_eq!(
+            map.as_json(),
+            r#"{"b": 0.5, "aa": 100.0}"#,
+            "as PostgreSQL prints it"
+        );
         assert!(service.get("b").unwrap().is_none());
     }
     assert!(!seen.seen().is_empty());
@@ -458,6 +466,11 @@ async fn a_row_edited_behind_is_found_by_the_heartbeat_and_numbered() {
             .edit_behind("", 1)
             .unwrap_err()
             .is_invalid_input()
+    );
+    let nul = store.faults().edit_behind("nul", "\0").unwrap_err();
+    assert!(
+        nul.is_invalid_input() && nul.to_string().contains("\"nul\""),
+        "{nul}"
     );
 }
 

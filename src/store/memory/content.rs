@@ -153,12 +153,12 @@ impl Content {
         journal.find_map(|(revision, kept)| found(kept).then_some(*revision))
     }
 
-    /// What writing an item changes, if anything.
-    pub(super) fn change(&self, item: &Item) -> Option<RecordedChange> {
+    /// What writing an item of this canonical text changes, if anything.
+    pub(super) fn change(&self, item: &Item, text: Option<Arc<str>>) -> Option<RecordedChange> {
         let change = RecordedChange {
             key: item.key.clone(),
             old: self.entries.get(&item.key).map(|row| row.text.clone()),
-            new: item.value.as_ref().map(|value| value.as_json().into()),
+            new: text,
         };
         (change.old != change.new).then_some(change)
     }

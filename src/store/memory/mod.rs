@@ -1,7 +1,7 @@
 //! A store in this process's memory: for tests, examples and programs that need no durability.
 //!
-//! Guarantees: the contract of every store, except that nothing survives the process. Values keep the text they were
-//! written with; PostgreSQL's canonical form differs from it in blanks and the order of an object's keys.
+//! Guarantees: the contract of every store, except that nothing survives the process. Values have PostgreSQL's canonical
+//! text, so checksums are the same as there; what PostgreSQL cannot hold is refused.
 
 mod consumers;
 mod content;
@@ -24,6 +24,7 @@ use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};
 use crate::core::{Checksum, Cursor, Epoch, Fold, Journaled, Key, Revision};
 use crate::error::{Error, Kind, Result};
+use crate::write::Item;
 
 /// Revisions in one page.
 const PAGE: usize = 1_024;
@@ -98,6 +99,13 @@ impl Shared {
     }
 }
 
+/// The canonical text of each item of a request, or why one of them has none.
+type Texts = Result<Vec<Option<Arc<str>>>>;
+
+fn texts(request: &WriteRequest) -> Texts {
+    request.items.iter().map(Item::canonical).collect()
+}
+
 /// What is to become of a request.
 enum Judged {
     Written,
@@ -136,9 +144,11 @@ impl Store for MemoryStore {
     }
 
     async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
+        // Before anybody has to wait for it: a value may have a mebibyte.
+        let texts: Vec<Texts> = requests.iter().map(|request| texts(request)).collect();
         let mut content = self.shared.content();
         let (mut changes, mut idempotency_key) = (Vec::new(), None);
-        let judge = |request: &&WriteRequest| {
+        let judge = |(request, texts): (&&WriteRequest, Texts)| {
             let key = request.idempotency_key.as_deref();
             if let Some(revision) = key.and_then(|key| content.replay(key)) {
                 return Judged::Replayed(revision);
@@ -150,11 +160,16 @@ impl Store for MemoryStore {
             {
                 return Judged::Refused(error);
             }
-            changes.extend(request.items.iter().filter_map(|item| content.change(item)));
+            let texts = match texts {
+                Ok(texts) => texts,
+                Err(error) => return Judged::Refused(error),
+            };
+            let items = request.items.iter().zip(texts);
+            changes.extend(items.filter_map(|(item, text)| content.change(item, text)));
             idempotency_key = key.map(str::to_owned).or_else(|| idempotency_key.take());
             Judged::Written
         };
-        let judged: Vec<Judged> = requests.iter().map(judge).collect();
+        let judged: Vec<Judged> = requests.iter().zip(texts).map(judge).collect();
         let committed = (!changes.is_empty()).then(|| {
             let anchor = content.id_of(content.revision);
             let journaled = content.seal(changes, self.instance, idempotency_key, &self.sources);

@@ -22,6 +22,8 @@ mod settings;
 mod tests;
 mod value;
 
+pub use self::value::canonical;
+
 /// A property of the bytes that some parser takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {

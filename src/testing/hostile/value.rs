@@ -3,7 +3,9 @@
 use serde_json::Value as Json;
 
 use super::{SECRET, Target, assert_secret, assert_told};
-use crate::core::{Entry, Key, MAX_DEPTH, MAX_VALUE_BYTES, Revision, Value, ValueError};
+use crate::core::{
+    Entry, Key, MAX_DEPTH, MAX_VALUE_BYTES, Revision, Value, ValueError, canonical as printed,
+};
 
 pub(super) const VALUE: Target = Target {
     name: "value",
@@ -46,6 +48,9 @@ pub(super) const VALUE: Target = Target {
         "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":",
         "}}}}}",
         "{\"a\":1,\"a\":2}",
+        ",",
+        "e131071",
+        "\"\\u0061\":",
     ],
 };
 
@@ -56,8 +61,15 @@ fn holds(data: &[u8]) {
         return;
     };
     match Value::parse(text) {
-        Ok(value) => accepted(text, &value),
-        Err(error) => refused(text, &error),
+        Ok(value) => {
+            accepted(text, &value);
+            canonical_text(text);
+        }
+        Err(error) => {
+            refused(text, &error);
+            let error = canonical(text).expect_err("it is no value");
+            assert_secret(&error.to_string());
+        }
     }
     let told = Value::encode(text).expect("a text of this length has a JSON form");
     let entry = entry(told);
@@ -106,6 +118,52 @@ fn refused(text: &str, error: &ValueError) {
     let bounded = text.len() <= MAX_VALUE_BYTES && depth(text) <= MAX_DEPTH;
     let known = serde_json::from_str::<Json>(text).is_ok();
     assert!(!(bounded && known), "{text:?} is refused: {said}");
+}
+
+/// What a store holds of the value with this text.
+///
+/// # Errors
+///
+/// When PostgreSQL refuses it, and when it is beyond the bounds of values.
+pub fn canonical(json: &str) -> Result<String, ValueError> {
+    printed(json)
+}
+
+/// The canonical text of a value is the value still, whatever that is printed of again; or it is refused without being shown.
+fn canonical_text(text: &str) {
+    match canonical(text) {
+        Ok(once) => {
+            assert!(once.len() <= MAX_VALUE_BYTES);
+            assert_eq!(canonical(&once).as_ref(), Ok(&once));
+            let json = |text: &str| serde_json::from_str::<Json>(text).ok();
+            if let (Some(was), Some(is)) = (json(text), json(&once)) {
+                assert!(same(&was, &is), "{text:?} became {once:?}");
+            }
+        }
+        Err(ValueError::Expands) => {}
+        Err(error) => {
+            let said = error.to_string();
+            assert_secret(&said);
+            assert!(said.contains("PostgreSQL cannot hold it"), "{said}");
+        }
+    }
+}
+
+/// Whether values are equal as far as Rust's numbers tell, which are not exact.
+fn same(one: &Json, other: &Json) -> bool {
+    match (one, other) {
+        (Json::Number(_), Json::Number(_)) => true,
+        (Json::Array(one), Json::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Json::Object(one), Json::Object(other)) => {
+            let member = |name: &String| other.get(name);
+            one.len() == other.len()
+                && (one.iter())
+                    .all(|(name, one)| member(name).is_some_and(|other| same(one, other)))
+        }
+        _ => one == other,
+    }
 }
 
 /// How deeply arrays and objects are nested: of texts that are JSON.
