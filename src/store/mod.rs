@@ -8,6 +8,7 @@ pub(crate) mod consumers;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod sources;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::write::{Item, WrittenKey};
 
 pub(crate) use consumers::Consumers;
 pub(crate) use mailbox::{Heard, Mailbox};
+pub(crate) use sources::Sources;
 
 /// Bounds of one answer of [`Store::history`], which ends with the whole revision that reaches one of them: a consumer that
 /// is a day behind must not bring the day into memory at once. The database's statement holds the same numbers.
