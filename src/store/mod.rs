@@ -5,10 +5,13 @@
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
 pub(crate) mod consumers;
+mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
 mod sources;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
 
 pub(crate) use consumers::Consumers;
+pub use joined::Joined;
 pub(crate) use mailbox::{Heard, Mailbox};
 pub(crate) use sources::Sources;
 
