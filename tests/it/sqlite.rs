@@ -47,7 +47,7 @@ async fn next(probe: &Probe<Seen>, before: usize) -> Vec<Change> {
 pub(crate) async fn journal(config: &ConfigService) -> Vec<Vec<Change>> {
     let mut zero = config.snapshot().unwrap().cursor();
     zero.revision = Revision::ZERO;
-    let recorded = config.history(zero, 100).await.unwrap().unwrap();
+    let recorded = config.history(zero, 1_024).await.unwrap().unwrap();
     let changes = recorded.iter().map(|recorded| {
         let changes = recorded.changes().iter();
         changes

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use sync_config::prelude::*;
 use sync_config::{Cursor, Mode, Revision};
 
 use crate::fleet::{in_step, until_status};
 use crate::ground::beating;
-use crate::sqlite::{change, checksum_of, journal, start, start_with};
+use crate::sqlite::{Change, change, checksum_of, journal, start, start_with};
 use crate::support::sqlite::SqliteFile;
-use crate::support::wait::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, Probe, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_opened_again_holds_everything() {
@@ -22,6 +23,8 @@ async fn a_file_that_is_opened_again_holds_everything() {
     let written = config.write(key()).await.unwrap();
     let before = config.snapshot().unwrap();
     config.shutdown().await.unwrap();
+    let beside = file.directory().join("config.db-wal");
+    assert!(!beside.exists(), "every connection was closed");
     let again = start(&file).await;
     let after = again.snapshot().unwrap();
     let facts = |snapshot: &sync_config::Snapshot| {
@@ -220,4 +223,72 @@ async fn a_write_joins_a_transaction_of_the_callers_and_gets_its_revision_after_
     assert_eq!(config.status().revision, Revision::new(2));
     config.shutdown().await.unwrap();
     other.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_start_at_once_on_a_new_file_share_one_store() {
+    let file = SqliteFile::new();
+    let services = join_all((0..8).map(|_| start(&file))).await;
+    let written = services[0].set("k", 1).await.unwrap();
+    assert_eq!(written.revision(), Revision::new(1));
+    in_step(&services.iter().collect::<Vec<_>>(), written.revision()).await;
+    for service in services {
+        service.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shells_and_instances_write_at_once_and_no_transaction_is_ever_seen_in_half() {
+    let file = SqliteFile::new();
+    let (one, two) = (start(&file).await, start(&file).await);
+    let halves = Probe::new();
+    for service in [&one, &two] {
+        let (reader, halves) = (service.clone(), halves.clone());
+        let filter = Filter::prefix("pair:");
+        let look = move |_: &Event| {
+            let snapshot = reader.snapshot().unwrap();
+            let half = |key: &str| snapshot.get(key).map(|entry| entry.as_json().to_owned());
+            if half("pair:left") != half("pair:right") {
+                halves.push(snapshot.revision());
+            }
+        };
+        service.on_change(filter, look).unwrap();
+    }
+    let shells = (0..2).map(|shell| {
+        let file = file.clone();
+        std::thread::spawn(move || {
+            let connection = file.shell();
+            let patience = std::time::Duration::from_secs(20);
+            connection.0.busy_timeout(patience).unwrap();
+            for number in 0..100 {
+                let value = format!("'\"{shell}-{number}\"'");
+                connection.run(&format!(
+                    "BEGIN IMMEDIATE; REPLACE INTO sync_config (key, value) VALUES ('pair:left', {value});
+                     REPLACE INTO sync_config (key, value) VALUES ('pair:right', {value}); COMMIT"
+                ));
+            }
+        })
+    });
+    let shells: Vec<_> = shells.collect();
+    let mut last = Revision::ZERO;
+    for number in 0..100 {
+        last = one.set("own", number).await.unwrap().revision();
+        last = two.set("other", number).await.unwrap().revision().max(last);
+    }
+    for shell in shells {
+        shell.join().unwrap();
+    }
+    last = one.set("own", "end").await.unwrap().revision().max(last);
+    in_step(&[&one, &two], last).await;
+    assert_eq!(halves.seen(), []);
+    assert_eq!(one.checksum().unwrap(), checksum_of(&file.shell()));
+    let revisions = journal(&one).await;
+    for changes in &revisions {
+        let half = |key: &str| changes.iter().find(|change| change.0 == key);
+        let (left, right) = (half("pair:left"), half("pair:right"));
+        let texts = |half: Option<&Change>| half.map(|half| (half.1.clone(), half.2.clone()));
+        assert_eq!(texts(left), texts(right), "{changes:?}");
+    }
+    one.shutdown().await.unwrap();
+    two.shutdown().await.unwrap();
 }

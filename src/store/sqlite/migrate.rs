@@ -117,12 +117,7 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
     if application == APPLICATION_ID && version > MAJOR {
         return Err(newer(version).into());
     }
-    let mut objects = BTreeSet::new();
-    let mut statement = bench.statement(include_str!("../../../sql/sqlite/objects.sql"))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        objects.insert(row.get::<_, String>(0)?);
-    }
+    let objects = objects(bench)?;
     let is_there = |helper: &&&str| objects.contains(&names.helper(helper));
     let applied = match objects.contains(&names.helper("migration")) {
         true => applied(bench)?,
@@ -170,6 +165,13 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
     }
     found.waits = bench.holds(&bench.queries().waits, [])?;
     Ok(found)
+}
+
+/// The names of everything in the file.
+fn objects(bench: &Bench<'_>) -> Outcome<BTreeSet<String>> {
+    let mut statement = bench.statement(include_str!("../../../sql/sqlite/objects.sql"))?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
 }
 
 /// The migrations that were run, if their texts are the same.

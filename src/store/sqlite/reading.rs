@@ -190,12 +190,7 @@ impl Bench<'_> {
                 });
             }
         }
-        let mut expected = after.revision;
-        let dense = recorded.iter().all(|recorded| {
-            expected = expected.next();
-            recorded.cursor.revision == expected
-        });
-        if dense {
+        if dense(after.revision, &recorded) {
             Ok(Some(recorded))
         } else {
             Err(Failure::strange("reading the journal"))
@@ -215,4 +210,13 @@ impl Bench<'_> {
         }
         Ok(altered)
     }
+}
+
+/// Whether no revision is missing.
+fn dense(after: Revision, recorded: &[Recorded]) -> bool {
+    let mut expected = after;
+    recorded.iter().all(|recorded| {
+        expected = expected.next();
+        recorded.cursor.revision == expected
+    })
 }
