@@ -130,6 +130,7 @@ async fn every_edit_of_a_shell_is_one_revision_with_its_net_changes() {
     for (number, (edit, expected)) in edits.into_iter().enumerate() {
         shell.run(edit);
         assert_eq!(next(&probe, number).await, expected, "{edit}");
+        assert_eq!(journal(&config).await[number], expected, "{edit}");
         assert_eq!(
             config.status().revision,
             Revision::new(number as u64 + 1),
@@ -160,7 +161,9 @@ async fn what_is_rolled_back_or_changes_nothing_makes_no_revision() {
     }
     shell.run("INSERT INTO sync_config (key, value) VALUES ('last', '1')");
     let seen = probe.until("the last edit", |seen| seen.len() == 2).await;
-    assert_eq!(remote(&seen[1..]), [[change("last", None, Some("1"))]]);
+    let last = change("last", None, Some("1"));
+    assert_eq!(remote(&seen[1..]), [[last.clone()]]);
+    assert_eq!(journal(&config).await[1..], [[last]]);
     assert_eq!(
         (config.status().revision, config.get_i64("k", 0)),
         (Revision::new(2), 1)
