@@ -81,7 +81,8 @@ pub(super) fn undone(what: &str, error: &rusqlite::Error) -> Error {
                 failure.extended_code
             ),
         ),
-        ErrorCode::OperationInterrupted => Error::unavailable(what, "it was ended"),
+        // Nothing but the end of the store interrupts.
+        ErrorCode::OperationInterrupted => Kind::Closed.into(),
         ErrorCode::ConstraintViolation => {
             Error::refused(what, constraint(error, failure.extended_code))
         }
