@@ -314,7 +314,8 @@ async fn a_row_that_cannot_have_a_revision_stays_and_hides_itself_alone() {
     let deep = "[".repeat(200) + &"]".repeat(200);
     shell.run(&format!(
         "BEGIN; UPDATE sync_config SET value = '{{not json' WHERE key = 'bad';
-         INSERT INTO sync_config (key, value) VALUES ('deep', '{deep}'), ('fine', '1'); COMMIT"
+         INSERT INTO sync_config (key, value) VALUES ('deep', '{deep}'), ('fine', '1'),
+         ('latin', CAST(x'22e422' AS TEXT)), (CAST(x'e4' AS TEXT), '1'); COMMIT"
     ));
     let probe = record(&config, Filter::all().with_state());
     probe
@@ -327,6 +328,9 @@ async fn a_row_that_cannot_have_a_revision_stays_and_hides_itself_alone() {
     assert!(config.get("deep").unwrap().is_none());
     let problem: String = shell.one("SELECT problem FROM sync_config_pending WHERE key = 'deep'");
     assert!(problem.contains("127"), "{problem}");
+    let encodings: i64 =
+        shell.one("SELECT count(*) FROM sync_config_pending WHERE problem LIKE '%not UTF-8'");
+    assert_eq!(encodings, 2);
     let held: String = shell.one("SELECT value FROM sync_config WHERE key = 'bad'");
     assert_eq!(held, "{not json", "nothing is lost");
     let other = start(&file).await;
@@ -345,6 +349,9 @@ async fn a_row_that_cannot_have_a_revision_stays_and_hides_itself_alone() {
     assert_eq!(other.get_string("bad", ""), "mended");
     let written = config.set("deep", 1).await.unwrap();
     assert_eq!(written.revision(), Revision::new(4));
+    shell.run("DELETE FROM sync_config WHERE key IN ('latin', CAST(x'e4' AS TEXT))");
+    let written = config.set("end", 1).await.unwrap();
+    assert_eq!(written.revision(), Revision::new(5));
     let left: i64 = shell.one("SELECT count(*) FROM sync_config_pending");
     assert_eq!((left, config.checksum().unwrap()), (0, checksum_of(&shell)));
     config.shutdown().await.unwrap();

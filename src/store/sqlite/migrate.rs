@@ -223,7 +223,7 @@ fn adoptable(bench: &Bench<'_>, names: &Names) -> Outcome<()> {
         return Ok(());
     }
     let problem = format!(
-        "{:?} is there already and cannot be adopted; it takes a table with the columns key, value and updated_at and a unique key that is compared by its bytes",
+        "{:?} is there already and cannot be adopted; it takes a table with the columns key, value and updated_at, a unique key that is compared by its bytes, and no other column that must be given a value",
         names.table()
     );
     Err(Error::refused(WHAT, problem).into())

@@ -87,7 +87,7 @@ macro_rules! queries {
 
 queries! {
     head watch notices notify hush page history entries fold entry replay journaled
-    pending waits blocked settle refuse put delete journal number_key drop_key revision advance_head
+    pending waits blocked settle refuse put rewrite delete journal number_key drop_key revision advance_head
     claim_audit claim_cleanup report_audit altered last_word new_epoch
     due held raise_floor trim_revisions trim_journal
     bottom place consumers consume forget places

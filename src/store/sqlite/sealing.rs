@@ -30,6 +30,8 @@ enum Found {
     Changed(RecordedChange),
     /// It is as before, but for how it is written.
     Unmoved(Key, Option<String>),
+    /// There was nothing under these bytes, and there is nothing now.
+    Gone(Vec<u8>),
     /// The key's bytes, and why there can be no revision of it.
     Refused(Vec<u8>, String),
 }
@@ -37,36 +39,25 @@ enum Found {
 impl Bench<'_> {
     /// Makes a revision of what others wrote, if there is anything.
     pub(super) fn seal_pending(&self) -> Outcome<Option<Cursor>> {
-        let queries = self.queries();
-        let (mut changes, mut others) = (Vec::new(), Vec::new());
-        {
-            let mut statement = self.statement(&queries.pending)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let old = bytes(row, 1)?.map(|old| String::from_utf8_lossy(old).into_owned());
-                let present: bool = row.get(2)?;
-                let new = row.get_ref(3)?;
-                let key = bytes(row, 0)?.unwrap_or_default();
-                match found(key, old, present.then_some(new)) {
-                    Found::Changed(change) => changes.push(change),
-                    other => others.push(other),
-                }
-            }
-        }
-        if changes.is_empty() && others.is_empty() {
+        let (queries, found) = (self.queries(), self.pending()?);
+        if found.is_empty() {
             return Ok(None);
         }
-        let now = self.now();
-        for other in others {
-            match other {
+        let (now, mut changes) = (shown(self.now()), Vec::new());
+        for found in found {
+            match found {
+                Found::Changed(change) => changes.push(change),
                 Found::Refused(key, problem) => self.refuse(&key, &problem)?,
+                Found::Gone(key) => {
+                    let same = ToSqlOutput::Borrowed(ValueRef::Text(&key));
+                    self.run(&queries.settle, [same])?;
+                }
                 Found::Unmoved(key, rewritten) => {
                     if let Some(text) = rewritten {
-                        self.run(&queries.put, params![key.as_str(), text, shown(now)])?;
+                        self.run(&queries.rewrite, params![key.as_str(), text, now])?;
                     }
                     self.run(&queries.settle, [key.as_str()])?;
                 }
-                Found::Changed(_) => {}
             }
         }
         if changes.is_empty() {
@@ -95,17 +86,37 @@ impl Bench<'_> {
         }))
     }
 
+    /// What others wrote since the newest revision.
+    fn pending(&self) -> Outcome<Vec<Found>> {
+        let mut statement = self.statement(&self.queries().pending)?;
+        let mut rows = statement.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let old = bytes(row, 1)?.map(|old| String::from_utf8_lossy(old).into_owned());
+            let (present, new): (bool, _) = (row.get(2)?, row.get_ref(3)?);
+            let key = bytes(row, 0)?.unwrap_or_default();
+            all.push(found(key, old, present.then_some(new)));
+        }
+        Ok(all)
+    }
+
     /// Writes changes into table and journal as the revision after `before`, the newest one.
     pub(super) fn seal(&self, before: Cursor, draft: &Draft<'_>) -> Outcome<Journaled> {
         let (queries, sources) = (self.queries(), &self.shared.sources);
         let (at, revision) = (self.now(), before.revision.next());
         let id = RevisionId::from_u128(sources.bits());
         let (this, updated_at) = (number(revision), shown(at));
+        // A row of others is there; and the table may have columns that only they can fill.
+        let put = if draft.own {
+            &queries.put
+        } else {
+            &queries.rewrite
+        };
         for change in &draft.changes {
             let key = change.key.as_str();
             match &change.new {
                 Some(text) => {
-                    self.run(&queries.put, params![key, &**text, updated_at])?;
+                    self.run(put, params![key, &**text, updated_at])?;
                     self.run(&queries.number_key, params![key, this])?;
                 }
                 None => {
@@ -161,6 +172,9 @@ impl Bench<'_> {
 /// Compares a row with what the newest revision has for its key. `row` is `None` where there is none.
 fn found(key: &[u8], old: Option<String>, row: Option<ValueRef<'_>>) -> Found {
     let refused = |problem: String| Found::Refused(key.to_vec(), problem);
+    if row.is_none() && old.is_none() {
+        return Found::Gone(key.to_vec());
+    }
     let Ok(name) = std::str::from_utf8(key) else {
         return refused("the key is not UTF-8".to_owned());
     };

@@ -105,6 +105,25 @@ async fn a_full_disk_leaves_the_file_as_it_was_and_is_told() {
 }
 
 #[tokio::test]
+async fn every_connection_keeps_a_log_and_the_one_that_writes_syncs_it_at_each_commit() {
+    let scratch = Scratch::new("pragmas");
+    let store = store(&scratch.file(), false);
+    put(&store, "k", "1").await.unwrap();
+    let found = store.writer.run("a test", |desk| {
+        let connection = desk.connection("a test")?;
+        let number = |name| {
+            let value = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            value.unwrap()
+        };
+        let mode = connection.pragma_query_value(None, "journal_mode", |row| row.get(0));
+        let mode: String = mode.unwrap();
+        Ok((mode, number("synchronous"), number("foreign_keys")))
+    });
+    assert_eq!(found.await.unwrap(), ("wal".to_owned(), 2, 1));
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_file_that_may_only_be_read_is_read_and_each_write_is_refused_by_name() {
     let scratch = Scratch::new("read-only");
     let writer = store(&scratch.file(), false);
