@@ -20,7 +20,7 @@
 //! - [`SyncConfig`] is the trait to inject as `Arc<dyn SyncConfig>`; [`SyncConfigExt`] adds typed reads, writes and
 //!   callbacks to every implementor.
 //! - [`connect`] and [`Builder`] start a [`ConfigService`] on PostgreSQL, with [`Settings`], or in memory, with
-//!   [`MemoryDatabase`].
+//!   [`MemoryDatabase`]; with feature `sqlite`, `Builder::sqlite` starts one on a file.
 //! - [`Layers`] puts the [`Environment`] over settings made in code and tells the [`Origin`] of each; with feature `toml`
 //!   a `SettingsFile` stands between them, and `Services` starts the services it declares, with the pools they share.
 //! - [`Batch`] writes many keys all or nothing, each with an optional [`Precondition`]; [`Written`] tells what became of it.
@@ -36,7 +36,7 @@
 //! # The modules, from the bottom
 //!
 //! `core` is pure: a state machine of inputs and actions that decides what enters the table. `store` is the seam to a
-//! database, with PostgreSQL and memory behind it. `runtime` drives the core, keeps the cache and calls subscribers back.
+//! database, with PostgreSQL, SQLite and memory behind it. `runtime` drives the core, keeps the cache and calls subscribers back.
 //! `service` puts them together, and `typed` builds on the trait alone. With feature `server` there is `sync-config serve`,
 //! with feature `cli` the command line, with feature `tls` encrypted connections.
 #![forbid(unsafe_code)]
@@ -86,8 +86,7 @@ pub use self::status::{
 };
 pub use self::store::consumers::Start;
 pub use self::store::memory::MemoryDatabase;
-pub use self::store::postgres::joined::Joined;
-pub use self::store::{Recorded, RecordedChange};
+pub use self::store::{Joined, Recorded, RecordedChange};
 pub use self::subscription::{Callback, Event, Filter, Follow, SubscriptionId};
 pub use self::sync_config::{SyncConfig, SyncConfigExt, Target, WrongType};
 pub use self::typed::{
@@ -114,6 +113,11 @@ pub mod prelude {
         Settings, SyncConfig, SyncConfigExt, TypedMap,
     };
 }
+
+/// The crate whose transactions [`ConfigService::write_in_sqlite`] takes, in the version that it takes.
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use rusqlite;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

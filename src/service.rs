@@ -2,6 +2,7 @@
 
 mod builder;
 mod consumer;
+mod joining;
 #[cfg(feature = "toml")]
 mod services;
 mod standby;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio_postgres::Transaction;
 
 #[cfg(feature = "toml")]
 pub use self::services::Services;
@@ -25,7 +25,8 @@ use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer
 use crate::settings::Settings;
 use crate::status::Status;
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::joined::{self, Joined};
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::SqliteStore;
 use crate::store::{Answered, Recorded, Store, WriteRequest};
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target, WrongType};
@@ -43,8 +44,24 @@ pub async fn connect(database_url: &str) -> Result<Arc<ConfigService>> {
     Builder::new(Settings::new(database_url)).start().await
 }
 
-/// A store on PostgreSQL, as what every store is and as what only it is.
-type OnPostgres = (Arc<dyn Store>, Option<Arc<PostgresStore>>);
+/// A store as what every store is, and as what only it is.
+struct On {
+    store: Arc<dyn Store>,
+    postgres: Option<Arc<PostgresStore>>,
+    #[cfg(feature = "sqlite")]
+    sqlite: Option<Arc<SqliteStore>>,
+}
+
+impl From<Arc<dyn Store>> for On {
+    fn from(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            postgres: None,
+            #[cfg(feature = "sqlite")]
+            sqlite: None,
+        }
+    }
+}
 
 /// An instance of the configuration store: share it as `Arc<dyn SyncConfig>`.
 pub struct ConfigService {
@@ -52,6 +69,9 @@ pub struct ConfigService {
     store: Arc<dyn Store>,
     /// The same, if it is on PostgreSQL.
     postgres: Option<Arc<PostgresStore>>,
+    /// The same, if it is on SQLite.
+    #[cfg(feature = "sqlite")]
+    sqlite: Option<Arc<SqliteStore>>,
     writer: Writer,
     request_timeout: Duration,
     /// From which age of its next revision a consumer is slow, and at which that is trimmed.
@@ -65,7 +85,7 @@ pub struct ConfigService {
 impl ConfigService {
     fn start(
         settings: &Settings,
-        (store, postgres): OnPostgres,
+        on: On,
         instance: u64,
         clock: Clock,
         file: Option<StateFile>,
@@ -89,7 +109,7 @@ impl ConfigService {
             request_timeout: settings.request_timeout,
             repair: settings.sync_on_mismatch,
         };
-        let seed = clock.random();
+        let (seed, store) = (clock.random(), on.store);
         let (engine, actions) = Engine::new(config, seed, store.describe(), clock.clone());
         let (stop, stopped) = watch::channel(false);
         let keeper = file.map(|file| Keeper::new(engine.clone(), file));
@@ -100,7 +120,9 @@ impl ConfigService {
         Arc::new(Self {
             engine,
             store,
-            postgres,
+            postgres: on.postgres,
+            #[cfg(feature = "sqlite")]
+            sqlite: on.sqlite,
             writer,
             request_timeout,
             #[cfg(feature = "cli")]
@@ -145,73 +167,6 @@ impl ConfigService {
         let what = "reading the journal";
         let revisions = self.engine.ask(what, self.request_timeout, asked).await?;
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
-    }
-
-    /// Writes within a transaction of the caller's: both are committed, or neither. Any transaction of the store's database
-    /// will do, from a pool of the application's or another connection.
-    ///
-    /// The revision is taken when the caller commits, so that a transaction that lingers holds up nobody but writers of the
-    /// same keys. After the commit [`ConfigService::committed`] tells it. An idempotency key is refused: whether the
-    /// transaction has been done before is the application's to know.
-    ///
-    /// ```no_run
-    /// # async fn example(
-    /// #     config: &sync_config::ConfigService,
-    /// #     client: &mut tokio_postgres::Client,
-    /// # ) -> Result<(), Box<dyn std::error::Error>> {
-    /// use sync_config::prelude::*;
-    /// let transaction = client.transaction().await?;
-    /// transaction.execute("UPDATE account SET plan = 'pro' WHERE id = 42", &[]).await?;
-    /// let limit = Batch::new().put("tenant:42:limit", 10_000);
-    /// let joined = config.write_in(&transaction, limit).await?;
-    /// transaction.commit().await?;
-    /// let cursor = config.committed(&joined).await?; // and this instance reads it
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_conflict`] when a precondition does not hold: nothing was written and the transaction goes on. After any
-    /// error of the database itself the transaction can only be rolled back. At REPEATABLE READ and above, a write that met
-    /// another one is [`Error::is_retryable`], as are waits of more than 5 s for a row.
-    pub async fn write_in(&self, transaction: &Transaction<'_>, batch: Batch) -> Result<Joined> {
-        self.open()?;
-        let request = request(batch)?;
-        let what = request.what();
-        let postgres = self.postgres.as_ref();
-        let postgres = postgres.ok_or_else(|| joined::elsewhere(&what))?;
-        if request.idempotency_key.is_some() {
-            let problem = "an idempotency key needs a transaction of its own; write with `write`";
-            return Err(Error::refused(what, problem));
-        }
-        postgres.write_in(transaction, &request).await
-    }
-
-    /// The revision of a joined write, once its transaction is committed. Returns when this instance reads it. `None` when the
-    /// transaction was rolled back, is not committed yet, or changed nothing in the end.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_unavailable`] when the database cannot be reached, [`Error::is_other_epoch`] when its history was replaced
-    /// meanwhile, [`Error::is_timeout`] when this instance could not follow within `request_timeout`.
-    pub async fn committed(&self, joined: &Joined) -> Result<Option<Cursor>> {
-        self.open()?;
-        let postgres = self.postgres.as_ref();
-        let postgres = postgres.ok_or_else(|| joined::elsewhere("a joined write"))?;
-        let asked = postgres.numbered(joined);
-        let what = "looking at a joined write";
-        let cursor = self.engine.ask(what, self.request_timeout, asked).await?;
-        let cursor = cursor.map(|cursor| self.engine.shown(cursor));
-        if let Some(cursor) = cursor {
-            let limit = self.request_timeout;
-            let read = self.engine.clock.timeout(limit, self.engine.reads(cursor));
-            read.await.map_err(|_| Kind::Timeout {
-                what: format!("waiting for revision {}", cursor.revision),
-                after: limit,
-            })??;
-        }
-        Ok(cursor)
     }
 
     /// The revision shown; `None` before the first load. Cheap, unlike a status or a snapshot.

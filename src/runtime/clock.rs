@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 #[cfg(feature = "testing")]
 use super::manual::ManualClock;
 use crate::core::replica::EMPTY_READ_PAUSE;
-use crate::store::memory::Sources;
+use crate::store::Sources;
 
 /// Tells the time since it was made and the wall clock for people, and waits.
 #[derive(Clone, Debug)]
@@ -187,7 +187,7 @@ impl Clock {
         }
     }
 
-    /// This clock for a store in memory.
+    /// This clock for a store in this process.
     pub(crate) fn sources(&self) -> Sources {
         let (wall, random) = (self.clone(), self.clone());
         Sources {

@@ -1,11 +1,13 @@
 //! The builder: what a service stands on, and its start.
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 
-use super::{ConfigService, OnPostgres, standby};
+use super::{ConfigService, On, standby};
 use crate::error::Result;
 use crate::runtime::Clock;
 use crate::settings::Settings;
@@ -14,6 +16,8 @@ use crate::store::memory::MemoryDatabase;
 use crate::store::postgres::PostgresStore;
 #[cfg(feature = "toml")]
 use crate::store::postgres::shared::SharedPool;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::SqliteStore;
 use crate::sync_config::SyncConfig;
 
 /// Prepares a [`ConfigService`].
@@ -31,6 +35,8 @@ enum Source {
     #[cfg(feature = "toml")]
     Shared(SharedPool),
     Memory(MemoryDatabase),
+    #[cfg(feature = "sqlite")]
+    Sqlite(PathBuf),
     #[cfg(feature = "testing")]
     Given(Given),
 }
@@ -47,6 +53,8 @@ impl fmt::Debug for Source {
             #[cfg(feature = "toml")]
             Self::Shared(_) => "Shared",
             Self::Memory(_) => "Memory",
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => "Sqlite",
             #[cfg(feature = "testing")]
             Self::Given(_) => "Given",
         })
@@ -71,6 +79,45 @@ impl Builder {
         Self {
             settings: Settings::default(),
             source: Source::Memory(database.clone()),
+            wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service on an SQLite file, which is made if it is not there: an embedded store for the processes of one machine.
+    ///
+    /// Every service started on the same file, in this process or another, is an instance of one fleet. A write is synced to
+    /// the disk before it is reported. The table is plain: what a stock `sqlite3` shell writes to it (`INSERT`, `UPDATE`,
+    /// `DELETE`, `REPLACE`, several rows in a transaction) gets a revision from whichever instance sees it first, within
+    /// milliseconds while one runs, else at the next start.
+    ///
+    /// The file has to lie on a disk of this machine: SQLite cannot trust the locks of a network file system, nor share its
+    /// log through one. Beside it stand `-wal` and `-shm` of its name while it is open; who copies the file while a service
+    /// runs takes `VACUUM INTO` or `.backup`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> sync_config::Result<()> {
+    /// use sync_config::prelude::*;
+    /// # let file = std::env::temp_dir().join(format!("sync-config-doc-{}.db", std::process::id()));
+    /// let one = Builder::sqlite(&file).start().await?;
+    /// let two = Builder::sqlite(&file).start().await?;
+    /// let written = one.set("limit:login", 100).await?;
+    /// two.wait_for(written.cursor().into(), std::time::Duration::from_secs(5)).await?;
+    /// assert_eq!(two.get_i64("limit:login", 0), 100);
+    /// # one.shutdown().await?;
+    /// # two.shutdown().await?;
+    /// # std::fs::remove_file(&file).ok();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+    #[must_use]
+    pub fn sqlite(path: impl Into<PathBuf>) -> Self {
+        Self {
+            settings: Settings::default(),
+            source: Source::Sqlite(path.into()),
             wait: true,
             clock: Clock::start(),
         }
@@ -137,15 +184,21 @@ impl Builder {
         self.settings.check()?;
         let (settings, clock) = (self.settings, self.clock);
         let instance = clock.random();
-        let (store, postgres): (Arc<dyn Store>, _) = match self.source {
-            Source::Memory(database) => (database.store(instance, clock.sources()), None),
+        let on: On = match self.source {
+            Source::Memory(database) => database.store(instance, clock.sources()).into(),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(path) => {
+                let store = SqliteStore::new(&settings, &path, instance, clock.sources())?;
+                on_sqlite(store)
+            }
             Source::Url => on_postgres(PostgresStore::new(&settings, None, instance)?),
             Source::Pool(pool) => on_postgres(PostgresStore::new(&settings, Some(pool), instance)?),
             #[cfg(feature = "toml")]
             Source::Shared(pool) => on_postgres(PostgresStore::sharing(&settings, pool, instance)?),
             #[cfg(feature = "testing")]
-            Source::Given(make) => (make(instance), None),
+            Source::Given(make) => make(instance).into(),
         };
+        let store = on.store.clone();
         let file = standby::file(&settings, &*store)?;
         let prepared = match &file {
             _ if !self.wait => Ok(()),
@@ -159,8 +212,7 @@ impl Builder {
                 None
             }
         };
-        let service =
-            ConfigService::start(&settings, (store, postgres), instance, clock, file.clone());
+        let service = ConfigService::start(&settings, on, instance, clock, file.clone());
         let loaded = match away {
             Some(error) => Err(error),
             None if self.wait => service.first_load(settings.request_timeout).await,
@@ -187,7 +239,17 @@ impl Builder {
     }
 }
 
-fn on_postgres(store: PostgresStore) -> OnPostgres {
+fn on_postgres(store: PostgresStore) -> On {
     let store = Arc::new(store);
-    (store.clone(), Some(store))
+    let mut on = On::from(store.clone() as Arc<dyn Store>);
+    on.postgres = Some(store);
+    on
+}
+
+#[cfg(feature = "sqlite")]
+fn on_sqlite(store: SqliteStore) -> On {
+    let store = Arc::new(store);
+    let mut on = On::from(store.clone() as Arc<dyn Store>);
+    on.sqlite = Some(store);
+    on
 }

@@ -5,9 +5,13 @@
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
 pub(crate) mod consumers;
+mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod sources;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +25,9 @@ use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
 
 pub(crate) use consumers::Consumers;
+pub use joined::Joined;
 pub(crate) use mailbox::{Heard, Mailbox};
+pub(crate) use sources::Sources;
 
 /// Bounds of one answer of [`Store::history`], which ends with the whole revision that reaches one of them: a consumer that
 /// is a day behind must not bring the day into memory at once. The database's statement holds the same numbers.

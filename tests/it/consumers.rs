@@ -12,7 +12,7 @@ use crate::support::postgres::{TestDb, cluster};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
-/// Runs each function on both stores.
+/// Runs each function on every store.
 macro_rules! on_every_store {
     ($($name:ident)*) => {
         mod on_memory {
@@ -26,6 +26,11 @@ macro_rules! on_every_store {
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::postgres().await).await; })*
+        }
+        #[cfg(feature = "sqlite")]
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::sqlite()).await; })*
         }
     };
 }

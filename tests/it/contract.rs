@@ -1,4 +1,4 @@
-//! The contract that every store keeps: one suite, run on the memory store and on PostgreSQL.
+//! The contract that every store keeps: one suite, run on the memory store, on PostgreSQL and on SQLite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use sync_config::{Revision, Value};
 use crate::fleet::{Fleet, Seen, in_step, record};
 use crate::support::wait::{PATIENCE, Probe};
 
-/// Runs each function on both stores.
+/// Runs each function on every store.
 macro_rules! on_every_store {
     ($($name:ident)*) => {
         mod on_memory {
@@ -23,6 +23,11 @@ macro_rules! on_every_store {
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::postgres().await).await; })*
+        }
+        #[cfg(feature = "sqlite")]
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::sqlite()).await; })*
         }
     };
 }

@@ -1,4 +1,4 @@
-//! A fleet of services on one database, in memory or in PostgreSQL, for suites that both have to pass.
+//! A fleet of services on one database, in memory, in PostgreSQL or in SQLite, for suites that all have to pass.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,16 @@ use sync_config::prelude::*;
 use sync_config::{Checksum, Event, MemoryDatabase, Revision};
 
 use crate::support::postgres::{TestDb, newest_cluster};
+#[cfg(feature = "sqlite")]
+use crate::support::sqlite::SqliteFile;
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
 /// Where the instances of a fleet meet.
 pub(crate) enum Fleet {
     Memory(MemoryDatabase),
     Postgres(TestDb),
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteFile),
 }
 
 impl Fleet {
@@ -32,10 +36,17 @@ impl Fleet {
         })
     }
 
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(SqliteFile::new())
+    }
+
     pub(crate) fn db(&self) -> &TestDb {
         match self {
             Self::Postgres(db) => db,
             Self::Memory(_) => panic!("this fleet has no PostgreSQL"),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => panic!("this fleet has no PostgreSQL"),
         }
     }
 
@@ -53,6 +64,10 @@ impl Fleet {
                 Builder::memory(database).settings(change(Settings::default()))
             }
             Self::Postgres(db) => Builder::new(change(Settings::new(db.url()))),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(file) => {
+                Builder::sqlite(file.path()).settings(change(Settings::default()))
+            }
         };
         builder.start().await.expect("the service starts")
     }

@@ -58,6 +58,12 @@ mod services;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(feature = "sqlite")]
+mod sqlite_faults;
+#[cfg(feature = "sqlite")]
+mod sqlite_life;
 #[cfg(feature = "cli")]
 mod state_file;
 mod stuck;

@@ -11,21 +11,9 @@ use crate::core::{
     Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
 use crate::error::{Kind, Result};
-use crate::store::{Answered, Mailbox, RecordedChange, WriteRequest};
+use crate::store::sources::micros;
+use crate::store::{Answered, Mailbox, RecordedChange, Sources, WriteRequest};
 use crate::write::{Item, Precondition, WrittenKey};
-
-/// Time and randomness, which come from outside.
-#[derive(Clone)]
-pub(crate) struct Sources {
-    pub(crate) wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
-    pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
-}
-
-impl Sources {
-    pub(super) fn bits(&self) -> u128 {
-        (u128::from((self.random)()) << 64) | u128::from((self.random)())
-    }
-}
 
 pub(super) struct Content {
     pub(super) epoch: Epoch,
@@ -275,11 +263,4 @@ pub(super) fn journaled(revision: Revision, kept: &Kept) -> Journaled {
         origin: kept.origin,
         changes: changes.collect(),
     }
-}
-
-fn micros(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub(crate) use self::content::Sources;
 use self::content::{Content, journaled};
 use super::{
-    Consumers, GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, RecordedChange, Store,
-    Task, WriteAnswer, WriteRequest,
+    Consumers, GroupAnswer, Heard, Listener, Mailbox, Member, Recorded, RecordedChange, Sources,
+    Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};

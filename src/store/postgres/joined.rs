@@ -9,30 +9,9 @@ use tokio_postgres::{Row, Transaction};
 
 use super::writing::Columns;
 use super::{PostgresStore, fault, rows};
-use crate::core::{Cursor, Epoch, Key, Revision};
+use crate::core::{Cursor, Epoch, Key};
 use crate::error::{Error, Result};
-use crate::store::WriteRequest;
-
-/// A write that has joined a transaction of the caller's. After the commit, [`crate::ConfigService::committed`] tells its
-/// revision.
-#[derive(Clone, Debug)]
-#[must_use = "ask `committed` for its revision after the commit, or drop it on purpose"]
-pub struct Joined {
-    epoch: Epoch,
-    /// The head when it joined: its revision is a later one.
-    head: Revision,
-    /// The number of the transaction's changes; `None` when there are none.
-    change: Option<i64>,
-    changed: Vec<Key>,
-}
-
-impl Joined {
-    /// The keys that this write changed, in the order written. What the rest of the transaction does to them is its own.
-    #[must_use]
-    pub fn changed_keys(&self) -> &[Key] {
-        &self.changed
-    }
-}
+use crate::store::{Joined, WriteRequest};
 
 impl PostgresStore {
     /// Writes within the caller's transaction.

@@ -21,6 +21,8 @@ pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
 pub(crate) mod proxy;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod wait;

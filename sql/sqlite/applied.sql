@@ -1,0 +1,1 @@
+SELECT m.name, m.checksum FROM {migration} m

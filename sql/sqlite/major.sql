@@ -1,0 +1,1 @@
+SELECT max(m.major) FROM {meta} m

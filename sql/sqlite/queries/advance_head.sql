@@ -1,0 +1,1 @@
+UPDATE {head} SET revision = ?1, id = ?2

@@ -1,0 +1,1 @@
+DELETE FROM {key} WHERE key = ?1

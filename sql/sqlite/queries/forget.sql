@@ -1,0 +1,1 @@
+DELETE FROM {consumer} WHERE name = ?1

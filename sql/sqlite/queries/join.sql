@@ -1,0 +1,1 @@
+INSERT INTO {joined} (token) VALUES (?1)

@@ -1,0 +1,1 @@
+UPDATE {head} SET epoch = ?1

@@ -1,0 +1,1 @@
+SELECT n.number, n.text FROM {notice} n WHERE n.number > ?1 ORDER BY n.number

@@ -1,0 +1,1 @@
+INSERT INTO {notice} (text, at) VALUES (?1, ?2)

@@ -1,0 +1,1 @@
+UPDATE {joined} SET revision = ?1 WHERE revision IS NULL

@@ -1,0 +1,1 @@
+UPDATE {pending} SET problem = ?2 WHERE key = ?1

@@ -1,0 +1,1 @@
+DELETE FROM {joined} WHERE revision < (SELECT m.floor FROM {meta} m)

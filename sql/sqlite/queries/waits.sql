@@ -1,0 +1,1 @@
+SELECT EXISTS (SELECT 1 FROM {pending} p WHERE p.problem IS NULL)
