@@ -169,6 +169,12 @@ impl ConfigService {
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
     }
 
+    /// Names the store for people, without a password.
+    #[cfg(feature = "server")]
+    pub(crate) fn describe_store(&self) -> String {
+        self.store.describe()
+    }
+
     /// The revision shown; `None` before the first load. Cheap, unlike a status or a snapshot.
     #[cfg(feature = "server")]
     pub(crate) fn cursor(&self) -> Option<Cursor> {

@@ -164,10 +164,12 @@ pub(super) struct Migrate {
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Store {
-    /// PostgreSQL if a database URL is given.
+    /// PostgreSQL if a database URL is given, else SQLite.
     Auto,
     /// The PostgreSQL database of --database-url or DATABASE_URL.
     Postgres,
+    /// An SQLite file, for the processes of this machine.
+    Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
 }
@@ -195,8 +197,8 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where pg-local keeps its data [default: $XDG_DATA_HOME/sync-config, else
-    /// ~/.local/share/sync-config, for root /var/lib/sync-config].
+    /// Where SQLite (as config.db) and pg-local keep their data [default: $XDG_DATA_HOME, else ~/.local/share, for root
+    /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
     #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
     pub(super) data: Option<std::path::PathBuf>,
     /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 
 use tokio::net::TcpListener;
@@ -38,11 +38,11 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
         tracing::warn!("--insecure: whoever reaches this address reads and writes everything");
     }
     let stop = signals()?;
-    let (settings, local) = tokio::select! {
+    let (builder, local) = tokio::select! {
         opened = place.open(settings) => opened?,
         () = stopped(stop.clone()) => return Ok(()),
     };
-    let service = Builder::new(settings).without_waiting().start().await?;
+    let service = builder.without_waiting().start().await?;
     let told = Options {
         insecure: options.insecure,
         progress: options.progress_interval,
@@ -57,9 +57,18 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
     served.map_err(io)
 }
 
+/// The directory of pg-local under that of the platform, and that of SQLite: the first one belongs to another account, if root
+/// starts it.
+const LOCAL_DIR: &str = "sync-config";
+const SQLITE_DIR: &str = "sync-config-sqlite";
+
+/// The file of SQLite in its directory.
+const SQLITE_FILE: &str = "config.db";
+
 /// Where the data is.
 enum Place {
     Database,
+    Sqlite(PathBuf),
     Local(PathBuf),
 }
 
@@ -68,34 +77,31 @@ impl Place {
         let given = settings.database_url.is_some();
         match options.store {
             Store::Auto | Store::Postgres if given => Ok(Self::Database),
-            Store::Auto => Err(Failure::Usage(
-                "no database is given; set DATABASE_URL=postgres://user@host:5432/database, \
-                 or use `--store pg-local` for a private PostgreSQL on this machine"
-                    .to_owned(),
-            )),
+            Store::Auto | Store::Sqlite => Ok(Self::Sqlite(dir(options, SQLITE_DIR)?.join(SQLITE_FILE))),
             Store::Postgres => Err(Failure::Usage(
                 "--store postgres needs a database; set DATABASE_URL=postgres://user@host:5432/database"
                     .to_owned(),
             )),
-            Store::PgLocal => match options.data.clone().or_else(default_data) {
-                Some(dir) => Ok(Self::Local(dir)),
-                None => Err(Failure::Usage(
-                    "there is no home directory to keep data in; name one with --data".to_owned(),
-                )),
-            },
+            Store::PgLocal => Ok(Self::Local(dir(options, LOCAL_DIR)?)),
         }
     }
 
     fn describe(&self, settings: &Settings) -> Result<String, Failure> {
         match self {
             Self::Database => Ok(Admin::new(settings)?.describe()),
+            Self::Sqlite(file) => Ok(format!("the SQLite file {}", file.display())),
             Self::Local(dir) => Ok(format!("a private PostgreSQL in {}", dir.display())),
         }
     }
 
-    async fn open(self, settings: Settings) -> Result<(Settings, Option<LocalPostgres>), Failure> {
-        let Self::Local(dir) = self else {
-            return Ok((settings, None));
+    async fn open(self, settings: Settings) -> Result<(Builder, Option<LocalPostgres>), Failure> {
+        let dir = match self {
+            Self::Database => return Ok((Builder::new(settings), None)),
+            Self::Sqlite(file) => {
+                make_room(&file)?;
+                return Ok((Builder::sqlite(file).settings(settings), None));
+            }
+            Self::Local(dir) => dir,
         };
         let started = tokio::task::spawn_blocking(move || {
             let binaries = find_binaries().ok_or_else(|| {
@@ -121,12 +127,35 @@ impl Place {
             listen_database_url: None,
             ..settings
         };
-        Ok((settings, Some(local)))
+        Ok((Builder::new(settings), Some(local)))
     }
 }
 
-fn default_data() -> Option<PathBuf> {
-    data_dir(|name| std::env::var_os(name), running_as_root())
+/// Makes the directory of a file, for nobody else to look into.
+fn make_room(file: &Path) -> Result<(), Failure> {
+    let Some(dir) = file.parent() else {
+        return Ok(());
+    };
+    let mut maker = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut maker, 0o700);
+    maker.recursive(true).create(dir).map_err(|error| {
+        let problem = format!("the directory {} cannot be made: {error}", dir.display());
+        Failure::Other(problem)
+    })
+}
+
+/// The directory that was given, or the platform's of that name.
+fn dir(options: &Serve, name: &str) -> Result<PathBuf, Failure> {
+    let found = options.data.clone().or_else(|| {
+        let base = data_dir(|name| std::env::var_os(name), running_as_root());
+        Some(base?.join(name))
+    });
+    found.ok_or_else(|| {
+        Failure::Usage(
+            "there is no home directory to keep data in; name one with --data".to_owned(),
+        )
+    })
 }
 
 /// Where programs of this user keep their data. Root's PostgreSQL runs under another account, which root's own home
@@ -136,14 +165,13 @@ fn data_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<P
         let dir = PathBuf::from(variable(name)?);
         dir.is_absolute().then_some(dir)
     };
-    let base = absolute("XDG_DATA_HOME").or_else(|| {
+    absolute("XDG_DATA_HOME").or_else(|| {
         if root {
             Some(PathBuf::from("/var/lib"))
         } else {
             Some(absolute("HOME")?.join(".local/share"))
         }
-    });
-    Some(base?.join("sync-config"))
+    })
 }
 
 async fn listen(text: &str, insecure: bool) -> Result<TcpListener, Failure> {
@@ -210,17 +238,14 @@ mod tests {
             dir.map(|dir| dir.display().to_string())
         };
         let home = ("HOME", "/home/u");
-        let own = Some("/home/u/.local/share/sync-config".to_owned());
+        let own = Some("/home/u/.local/share".to_owned());
         assert_eq!(dir(&[home], false), own);
         assert_eq!(dir(&[home, ("XDG_DATA_HOME", "relative")], false), own);
-        let given = Some("/data/sync-config".to_owned());
+        let given = Some("/data".to_owned());
         for root in [false, true] {
             assert_eq!(dir(&[home, ("XDG_DATA_HOME", "/data")], root), given);
         }
-        assert_eq!(
-            dir(&[("HOME", "/root")], true).as_deref(),
-            Some("/var/lib/sync-config")
-        );
+        assert_eq!(dir(&[("HOME", "/root")], true).as_deref(), Some("/var/lib"));
         assert_eq!(dir(&[], false), None);
     }
 }

@@ -20,7 +20,9 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
         return Problem::not_ready(vec!["shutting down".to_owned()]).into_response();
     }
     if let Some(cursor) = app.service.cursor() {
-        let mut ready = serde_json::json!({ "status": "ready", "revision": cursor.revision });
+        let store = app.service.describe_store();
+        let mut ready =
+            serde_json::json!({ "status": "ready", "store": store, "revision": cursor.revision });
         if let Some(stale) = app.service.stale() {
             let age = stale.age.as_secs();
             ready["stale"] = serde_json::json!(stale);

@@ -279,8 +279,7 @@ type Refused<'a> = (
 #[tokio::test]
 async fn what_is_wrong_is_refused_at_the_start_with_what_to_do() {
     let url = "postgres://u:hunter2@127.0.0.1:1/d";
-    let refused: [Refused<'_>; 8] = [
-        (None, &[], &[], &["DATABASE_URL", "--store pg-local"]),
+    let refused: [Refused<'_>; 7] = [
         (Some(""), &["--store", "postgres"], &[], &["DATABASE_URL"]),
         (
             Some("postgres://u:hunter2@h:x/d"),
@@ -353,6 +352,50 @@ async fn insecure_is_what_lets_others_in() {
             .await
             .status,
         403
+    );
+}
+
+#[tokio::test]
+async fn without_a_database_servers_of_one_machine_share_an_sqlite_file_that_outlives_them() {
+    let dir = Scratch::new("sqlite");
+    let data = dir.path().join("made").join("here");
+    let variables = [("SYNC_CONFIG_DATA", data.to_str().unwrap())];
+    let (one, two) = tokio::join!(
+        Server::launch(None, &[], &variables),
+        Server::launch(None, &["--store", "sqlite"], &variables),
+    );
+    tokio::join!(one.ready(), two.ready());
+    assert_eq!(put(one.address, "k", "1").await.status, 201);
+    two.until("/v1/config/k", |answer| answer.json()["value"] == 1)
+        .await;
+    let file = data.join("config.db");
+    let shell = rusqlite::Connection::open(&file).unwrap();
+    shell
+        .execute("UPDATE sync_config SET value = '[2]' WHERE key = 'k'", [])
+        .unwrap();
+    drop(shell);
+    for server in [&one, &two] {
+        server
+            .until("/v1/config/k", |answer| {
+                answer.json()["value"] == json!([2])
+            })
+            .await;
+        let ready = get(server.address, "/readyz").await.json();
+        let store = ready["store"].as_str().unwrap().to_owned();
+        assert!(store.contains("config.db"), "{store}");
+        assert!(server.log.seen()[0].contains("the SQLite file"));
+    }
+    let before = get(one.address, "/v1/config").await;
+    for mut server in [one, two] {
+        server.signal("TERM").await;
+        assert_eq!(server.ended().await.code(), Some(0));
+    }
+    let again = Server::launch(None, &[], &variables).await;
+    again.ready().await;
+    let after = get(again.address, "/v1/config").await;
+    assert_eq!(
+        (before.header("etag"), &before.body),
+        (after.header("etag"), &after.body)
     );
 }
 

@@ -85,7 +85,9 @@ fn of_write(what: &str, db: &DbError, items: &[Item]) -> Error {
     }
     // Its message does not name the item.
     if is_of_json(code)
-        && let Some((item, error)) = items.iter().find_map(|item| Some((item, unholdable(item)?)))
+        && let Some((item, error)) = items
+            .iter()
+            .find_map(|item| Some((item, unholdable(item)?)))
     {
         let key = item.key.clone();
         return Kind::Value { key, error }.into();
