@@ -108,12 +108,17 @@ impl Bench<'_> {
                 return Ok(Judged::Replayed(revision(row.get(0)?)?, id));
             }
         }
-        let mut all = Vec::with_capacity(request.items.len());
+        let mut found = Vec::with_capacity(request.items.len());
         for item in &request.items {
             let present = self.entry(&item.key)?;
             if let Some(refusal) = refusal(item, present.as_deref()) {
                 return Ok(Judged::Refused(refusal));
             }
+            found.push(present);
+        }
+        // All conditions before any value, as in PostgreSQL.
+        let mut all = Vec::with_capacity(request.items.len());
+        for (item, present) in request.items.iter().zip(found) {
             let text = item.value.as_ref().map(Value::as_json);
             let text = match text.map(canonical).transpose() {
                 Ok(text) => text.map(Arc::from),
