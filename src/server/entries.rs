@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{OriginalUri, State};
+use axum::extract::{Extension, OriginalUri, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 
+use super::identity::{Identity, Role};
 use super::problem::Problem;
 use super::query::{self, percent_decoded};
+use super::scope::Scope;
 use super::{Shared, etag};
 use crate::core::{Entry, Epoch, Key, MAX_VALUE_BYTES, Snapshot, Value};
 use crate::error::{Error, Kind};
@@ -39,10 +41,12 @@ const PIECE: usize = 64 * 1024;
 /// Answers with one entry.
 pub(super) async fn read(
     State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
+    identity.demand_key(&key)?;
     // The epoch first: should it change meanwhile, the tag is of the old one and matches nothing.
     let epoch = epoch(&app)?;
     let entry = app.service.get(&key)?;
@@ -57,11 +61,14 @@ pub(super) async fn read(
 /// Puts the body's JSON value.
 pub(super) async fn put(
     State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
+    identity.demand(Role::Write)?;
+    identity.demand_key(&key)?;
     let body = tokio::time::timeout(BODY_TIMEOUT, collect(&headers, body)).await;
     let body = body.map_err(|_| Problem::slow_body())??;
     let text = std::str::from_utf8(&body)
@@ -96,10 +103,13 @@ pub(super) async fn put(
 /// Deletes a key.
 pub(super) async fn delete(
     State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
+    identity.demand(Role::Write)?;
+    identity.demand_key(&key)?;
     let (precondition, _) = demanded(&app, &key, &headers)?;
     let batch = |precondition| match precondition {
         Some(precondition) => Batch::new().delete_if(&key, precondition),
@@ -116,17 +126,19 @@ pub(super) async fn delete(
 /// Answers with all entries, or those with a prefix, at one revision.
 pub(super) async fn list(
     State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let [prefix] = query::values(&uri, ["prefix"])?;
-    let prefix = prefix.unwrap_or_default();
+    let asked = Scope::of(prefix.or(Some(String::new())));
+    let scope = asked.within(identity.scope());
     let snapshot = app.service.snapshot()?;
     let tag = etag::of(snapshot.cursor().epoch, snapshot.revision());
     if etag::has(&headers, &tag)? {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
-    let pieces = stream::iter(Pieces::new(snapshot, prefix));
+    let pieces = stream::iter(Pieces::new(snapshot, scope));
     let body = Body::from_stream(in_time(pieces, super::WHOLE_TIMEOUT));
     let headers = [(CONTENT_TYPE, "application/json".to_owned()), (ETAG, tag)];
     Ok((headers, body).into_response())
@@ -239,16 +251,17 @@ async fn collect(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
 /// The pieces of a list, made when they are asked for.
 struct Pieces {
     snapshot: Arc<Snapshot>,
-    prefix: String,
-    next: Option<usize>,
+    scope: Scope,
+    /// Which prefix is being listed, and which entry of it comes next; `None` at the end.
+    next: Option<(usize, usize)>,
 }
 
 impl Pieces {
-    fn new(snapshot: Arc<Snapshot>, prefix: String) -> Self {
+    fn new(snapshot: Arc<Snapshot>, scope: Scope) -> Self {
         Self {
             snapshot,
-            prefix,
-            next: Some(0),
+            scope,
+            next: Some((0, 0)),
         }
     }
 }
@@ -257,27 +270,33 @@ impl Iterator for Pieces {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let mut at = self.next?;
-        let entries = self.snapshot.prefixed(&self.prefix);
+        let (mut prefix, mut at) = self.next?;
         let mut piece = String::new();
-        if at == 0 {
+        let mut begun = (prefix, at) != (0, 0);
+        if !begun {
             let revision = self.snapshot.revision();
             piece = format!("{{\"revision\":{revision},\"entries\":[");
         }
-        while let Some(entry) = entries.get(at)
-            && piece.len() < PIECE
-        {
-            if at > 0 {
-                piece.push(',');
+        while let Some(text) = self.scope.prefixes().get(prefix) {
+            let entries = self.snapshot.prefixed(text);
+            while let Some(entry) = entries.get(at)
+                && piece.len() < PIECE
+            {
+                if begun {
+                    piece.push(',');
+                }
+                begun = true;
+                piece.push_str(&json(&EntryView(entry)));
+                at += 1;
             }
-            piece.push_str(&json(&EntryView(entry)));
-            at += 1;
+            if at < entries.len() {
+                self.next = Some((prefix, at));
+                return Some(piece.into());
+            }
+            (prefix, at) = (prefix + 1, 0);
         }
-        self.next = Some(at);
-        if at == entries.len() {
-            piece.push_str("]}");
-            self.next = None;
-        }
+        piece.push_str("]}");
+        self.next = None;
         Some(piece.into())
     }
 }

@@ -13,15 +13,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
+use super::identity::Identity;
 use super::problem::Problem;
 
 /// Checks a request's `Host` and `Origin`, and puts what every answer carries on the answer.
-pub(super) async fn gate(State(app): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let refused = refuse(&request, app.bound, app.insecure);
     let mut response = match refused {
         Some(problem) => problem.into_response(),
-        None => next.run(request).await,
+        None => {
+            request.extensions_mut().insert(Identity::anyone());
+            next.run(request).await
+        }
     };
     tracing::debug!(%method, status = response.status().as_u16(), "request");
     let headers = response.headers_mut();

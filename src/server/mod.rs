@@ -11,9 +11,11 @@ mod entries;
 mod etag;
 mod gate;
 mod health;
+mod identity;
 mod message;
 mod problem;
 mod query;
+mod scope;
 mod watch;
 
 use std::future::Future;
