@@ -11,7 +11,6 @@ use super::fault::{Failure, Outcome};
 use crate::core::{Cursor, Epoch, Key, Revision, Value, canonical};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Joined, WriteRequest};
-use crate::write::{Item, Precondition};
 
 /// A key as the caller's transaction sees it.
 struct State {
@@ -56,7 +55,8 @@ impl Bench<'_> {
         let mut wanted = Vec::with_capacity(request.items.len());
         for item in &request.items {
             let state = self.state(&item.key)?;
-            if let Some(refusal) = refusal(item, &state) {
+            let numbered = state.revision.filter(|_| state.present && !state.newer);
+            if let Some(refusal) = item.refusal(state.present, numbered) {
                 return Err(refusal.into());
             }
             let text = item.value.as_ref().map(Value::as_json);
@@ -122,34 +122,6 @@ impl Bench<'_> {
         };
         Ok((epoch, cursor))
     }
-}
-
-/// Why a condition does not hold, if it does not.
-fn refusal(item: &Item, state: &State) -> Option<Error> {
-    let numbered = state.revision.filter(|_| state.present && !state.newer);
-    let (holds, expected) = match item.precondition? {
-        Precondition::Absent => (!state.present, "absent".to_owned()),
-        Precondition::Present => (state.present, "present".to_owned()),
-        Precondition::Revision(at) => (
-            numbered == Some(at) && at > Revision::ZERO,
-            format!("at revision {at}"),
-        ),
-    };
-    if holds {
-        return None;
-    }
-    let actual = match (state.present, numbered) {
-        (false, _) => "absent".to_owned(),
-        (true, Some(at)) => format!("at revision {at}"),
-        (true, None) => "written since, without a revision yet".to_owned(),
-    };
-    let conflict = Kind::Conflict {
-        key: item.key.clone(),
-        expected,
-        actual,
-        at: numbered,
-    };
-    Some(conflict.into())
 }
 
 /// That a store is not one that a transaction of SQLite can join.
