@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use super::SqliteStore;
 use super::bench::{Bench, bytes, parsed, revision, shown, some};
 use super::fault::{Failure, Outcome};
-use crate::core::{Cursor, Epoch, Key, Revision, Value, canonical};
+use crate::core::{Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Joined, WriteRequest};
 
@@ -59,15 +59,18 @@ impl Bench<'_> {
             if let Some(refusal) = item.refusal(state.present, numbered) {
                 return Err(refusal.into());
             }
-            let text = item.value.as_ref().map(Value::as_json);
-            let text = text.map(canonical).transpose().map_err(|error| {
-                let key = item.key.clone();
-                Error::from(Kind::Value { key, error })
-            })?;
-            wanted.push((item.key.clone(), state.text, text));
+            wanted.push((item, state.text));
         }
-        let mut changed = Vec::new();
-        for (key, _, text) in wanted.into_iter().filter(|(_, old, new)| old != new) {
+        // All conditions before any value, as everywhere, and all values before the first is written.
+        let mut texts = Vec::with_capacity(wanted.len());
+        for (item, old) in wanted {
+            let text = item.canonical()?;
+            if text.as_deref() != old.as_deref() {
+                texts.push((item.key.clone(), text));
+            }
+        }
+        let mut changed = Vec::with_capacity(texts.len());
+        for (key, text) in texts {
             match text {
                 Some(text) => {
                     let row = params![key.as_str(), text, shown(self.now())];

@@ -8,8 +8,8 @@ use super::bench::{Bench, bytes, number, parsed, read_time, revision, shown, som
 use super::fault::Outcome;
 use super::sealing::Draft;
 use crate::core::replica::Committed;
-use crate::core::{Cursor, Entry, Key, Revision, RevisionId, Value, canonical};
-use crate::error::{Error, Kind};
+use crate::core::{Cursor, Entry, Key, Revision, RevisionId, Value};
+use crate::error::Error;
 use crate::store::{Answered, GroupAnswer, Member, RecordedChange, WriteRequest};
 use crate::write::WrittenKey;
 
@@ -120,16 +120,11 @@ impl Bench<'_> {
         // All conditions before any value, as in PostgreSQL.
         let mut all = Vec::with_capacity(request.items.len());
         for (item, present) in request.items.iter().zip(found) {
-            let text = item.value.as_ref().map(Value::as_json);
-            let text = match text.map(canonical).transpose() {
-                Ok(text) => text.map(Arc::from),
-                Err(error) => {
-                    let key = item.key.clone();
-                    return Ok(Judged::Refused(Kind::Value { key, error }.into()));
-                }
-            };
             let key = item.key.clone();
-            all.push(Wanted { key, present, text });
+            match item.canonical() {
+                Ok(text) => all.push(Wanted { key, present, text }),
+                Err(refusal) => return Ok(Judged::Refused(refusal)),
+            }
         }
         Ok(Judged::Written(all))
     }
