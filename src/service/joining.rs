@@ -7,7 +7,7 @@ use crate::core::Cursor;
 use crate::error::{Error, Kind, Result};
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite;
-use crate::store::{Joined, postgres};
+use crate::store::{Joined, WriteRequest, postgres};
 use crate::write::Batch;
 
 impl ConfigService {
@@ -42,13 +42,10 @@ impl ConfigService {
     pub async fn write_in(&self, transaction: &Transaction<'_>, batch: Batch) -> Result<Joined> {
         self.open()?;
         let request = request(batch)?;
-        let what = request.what();
         let on_postgres = self.postgres.as_ref();
-        let on_postgres = on_postgres.ok_or_else(|| postgres::joined::elsewhere(&what))?;
-        if request.idempotency_key.is_some() {
-            let problem = "an idempotency key needs a transaction of its own; write with `write`";
-            return Err(Error::refused(what, problem));
-        }
+        let on_postgres =
+            on_postgres.ok_or_else(|| postgres::joined::elsewhere(&request.what()))?;
+        unkeyed(&request)?;
         on_postgres.write_in(transaction, &request).await
     }
 
@@ -128,13 +125,18 @@ impl ConfigService {
     ) -> Result<Joined> {
         self.open()?;
         let request = request(batch)?;
-        let what = request.what();
         let on_sqlite = self.sqlite.as_ref();
-        let on_sqlite = on_sqlite.ok_or_else(|| sqlite::joined::elsewhere(&what))?;
-        if request.idempotency_key.is_some() {
-            let problem = "an idempotency key needs a transaction of its own; write with `write`";
-            return Err(Error::refused(what, problem));
-        }
+        let on_sqlite = on_sqlite.ok_or_else(|| sqlite::joined::elsewhere(&request.what()))?;
+        unkeyed(&request)?;
         on_sqlite.write_in(transaction, &request)
     }
+}
+
+/// Refuses an idempotency key: whether the caller's transaction has been done before is the caller's to know.
+fn unkeyed(request: &WriteRequest) -> Result<()> {
+    if request.idempotency_key.is_some() {
+        let problem = "an idempotency key needs a transaction of its own; write with `write`";
+        return Err(Error::refused(request.what(), problem));
+    }
+    Ok(())
 }
