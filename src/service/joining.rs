@@ -60,7 +60,7 @@ impl ConfigService {
         self.open()?;
         let (what, limit) = ("looking at a joined write", self.request_timeout);
         let cursor = self.engine.ask(what, limit, self.numbered(joined)).await?;
-        let cursor = cursor.map(|cursor| self.engine.shown(cursor));
+        let cursor = cursor.map(|cursor| self.engine.as_shown(cursor));
         if let Some(cursor) = cursor {
             let read = self.engine.clock.timeout(limit, self.engine.reads(cursor));
             read.await.map_err(|_| Kind::Timeout {
