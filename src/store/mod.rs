@@ -9,6 +9,7 @@ mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod queries;
 mod sources;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
