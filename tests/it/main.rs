@@ -55,6 +55,7 @@ mod server_watch;
 #[cfg(feature = "cli")]
 mod services;
 #[cfg(feature = "cli")]
+mod services_line;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
