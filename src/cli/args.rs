@@ -174,7 +174,7 @@ pub(super) enum Consumers {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
-    /// Prints the SQL for psql instead of running it.
+    /// Prints the SQL for psql, or with a URL of an SQLite file that for sqlite3, instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
     /// Removes everything beside the table; the table and its rows stay.
