@@ -8,7 +8,7 @@ use super::keys::lifetime;
 use super::place::Place;
 use crate::keys::Role;
 
-/// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
+/// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
 #[command(name = "sync-config", version, after_help = CODES, max_term_width = 110)]
 pub(super) struct Args {
@@ -94,6 +94,34 @@ pub(super) enum Command {
     #[cfg(feature = "testing")]
     #[command(hide = true)]
     Agent(Agent),
+}
+
+/// What a command cannot do without.
+pub(super) enum Needs {
+    /// Settings. It finds its store by itself, or has none.
+    Settings,
+    /// A store that is there.
+    Store,
+    /// A store, which it may make.
+    StoreToWrite,
+}
+
+impl Command {
+    pub(super) fn needs(&self) -> Needs {
+        match self {
+            Self::Set(_) => Needs::StoreToWrite,
+            Self::Keys {
+                action: Keys::Create(_),
+            } => Needs::StoreToWrite,
+            Self::Migrate(migrate) if migrate.print => Needs::Settings,
+            Self::Migrate(_) => Needs::StoreToWrite,
+            #[cfg(feature = "server")]
+            Self::Serve(_) => Needs::Settings,
+            #[cfg(feature = "testing")]
+            Self::Agent(_) => Needs::Settings,
+            _ => Needs::Store,
+        }
+    }
 }
 
 /// How an agent signs what it tells.
@@ -216,7 +244,7 @@ pub(super) struct Migrate {
     /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
     #[arg(long)]
     pub(super) keys: bool,
-    /// Prints the SQL for psql instead of running it.
+    /// Prints the SQL for psql, or with a URL of an SQLite file that for sqlite3, instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
     /// Removes everything beside the table; the table and its rows stay.
@@ -231,11 +259,11 @@ pub(super) struct Migrate {
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Store {
-    /// PostgreSQL if a database URL is given, else SQLite.
+    /// What the URL names; an SQLite file of this machine without one.
     Auto,
     /// The PostgreSQL database of --database-url or DATABASE_URL.
     Postgres,
-    /// An SQLite file, for the processes of this machine.
+    /// The SQLite file of --database-url or --data, for the processes of this machine.
     Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
@@ -276,10 +304,6 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where SQLite (as config.db) and pg-local keep their data [default: $XDG_DATA_HOME, else ~/.local/share, for root
-    /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
-    #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
-    pub(super) data: Option<std::path::PathBuf>,
     /// Whether clients have to show an API key (`sync-config keys`). Beyond loopback they always have to.
     #[arg(long, env = "SYNC_CONFIG_AUTH", default_value = "auto")]
     pub(super) auth: Auth,
