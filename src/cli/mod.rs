@@ -10,9 +10,14 @@ mod args;
 mod commands;
 mod config;
 mod consumers;
+#[cfg(feature = "sqlite")]
+mod data;
+mod keys;
 mod log;
 mod out;
 mod place;
+#[cfg(feature = "server")]
+mod protection;
 #[cfg(feature = "server")]
 mod serve;
 mod watch;
@@ -21,7 +26,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Args, Asked, Command};
+use self::args::{Args, Asked, Command, Needs};
+use self::place::Place;
 use crate::error::Error;
 use crate::settings::Settings;
 
@@ -57,18 +63,29 @@ async fn run(args: Args) -> Result<(), Failure> {
         Asked::Config(command) => return config::config(&place, &command),
         Asked::OfStore(command) => command,
     };
-    let layers = place.layers()?;
-    let ended = perform(layers.settings().clone(), command).await;
+    let layers = match command.needs() {
+        Needs::Settings => place.layers()?,
+        Needs::Store => place.store(false)?,
+        Needs::StoreToWrite => place.store(true)?,
+    };
+    let ended = perform(&place, layers.settings().clone(), command).await;
     ended.map_err(|failure| match failure {
         Failure::Library(error) => Failure::Library(layers.located(error)),
         failure => failure,
     })
 }
 
-async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
+#[cfg_attr(
+    not(feature = "server"),
+    expect(
+        unused_variables,
+        reason = "a server alone looks for its data by itself"
+    )
+)]
+async fn perform(place: &Place, settings: Settings, command: Command) -> Result<(), Failure> {
     #[cfg(feature = "server")]
     if let Command::Serve(options) = command {
-        return serve::serve(settings, options).await;
+        return serve::serve(settings, place.data().as_deref(), options).await;
     }
     log::quiet();
     #[cfg(feature = "testing")]
@@ -88,10 +105,11 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         Command::Watch { prefix } => watch::watch(settings, prefix).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
+        Command::Keys { action } => keys::run(settings, action).await,
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
-        Command::Serve(options) => serve::serve(settings, options).await,
+        Command::Serve(options) => serve::serve(settings, place.data().as_deref(), options).await,
         #[cfg(feature = "testing")]
         Command::Agent(options) => agent::agent(settings, options).await,
     }
@@ -116,6 +134,9 @@ enum Failure {
     Usage(String),
     Missing(String),
     MissingConsumer(String),
+    MissingApiKey(String),
+    /// There is something already where a new thing was to be.
+    Taken(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
     #[cfg(feature = "server")]
@@ -131,6 +152,8 @@ impl Failure {
             Self::Usage(text) => (text.clone(), 2),
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
+            Self::MissingApiKey(name) => (format!("{name} has no such API key"), 3),
+            Self::Taken(text) => (text.clone(), 4),
             Self::Other(text) => (text.clone(), 1),
             #[cfg(feature = "server")]
             Self::Advice(problem, advice) => {
