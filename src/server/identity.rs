@@ -62,6 +62,18 @@ impl Identity {
         &self.scope
     }
 
+    /// Whom the journal names for a write: whoever says so where there are no API keys, else the key's holder, with what he
+    /// says beside it.
+    pub(super) fn actor(&self, said: Option<&str>) -> Option<String> {
+        if self.key.is_none() {
+            return said.map(str::to_owned);
+        }
+        Some(match said {
+            Some(said) => format!("{}: {said}", self.name),
+            None => self.name.to_string(),
+        })
+    }
+
     /// The API key that it showed, if there are any.
     pub(super) fn key(&self) -> Option<&Arc<LiveKey>> {
         self.key.as_ref()
