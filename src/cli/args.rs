@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::place::Place;
 
-/// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
+/// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
 #[command(name = "sync-config", version, after_help = CODES, max_term_width = 110)]
 pub(super) struct Args {
@@ -90,6 +90,31 @@ pub(super) enum Command {
     Agent(Agent),
 }
 
+/// What a command cannot do without.
+pub(super) enum Needs {
+    /// Settings. It finds its store by itself, or has none.
+    Settings,
+    /// A store that is there.
+    Store,
+    /// A store, which it may make.
+    StoreToWrite,
+}
+
+impl Command {
+    pub(super) fn needs(&self) -> Needs {
+        match self {
+            Self::Set(_) => Needs::StoreToWrite,
+            Self::Migrate(migrate) if migrate.print => Needs::Settings,
+            Self::Migrate(_) => Needs::StoreToWrite,
+            #[cfg(feature = "server")]
+            Self::Serve(_) => Needs::Settings,
+            #[cfg(feature = "testing")]
+            Self::Agent(_) => Needs::Settings,
+            _ => Needs::Store,
+        }
+    }
+}
+
 /// How an agent signs what it tells.
 #[cfg(feature = "testing")]
 #[derive(Debug, clap::Args)]
@@ -164,11 +189,11 @@ pub(super) struct Migrate {
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Store {
-    /// PostgreSQL if a database URL is given, else SQLite.
+    /// What the URL names; an SQLite file of this machine without one.
     Auto,
     /// The PostgreSQL database of --database-url or DATABASE_URL.
     Postgres,
-    /// An SQLite file, for the processes of this machine.
+    /// The SQLite file of --database-url or --data, for the processes of this machine.
     Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
@@ -197,10 +222,6 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where SQLite (as config.db) and pg-local keep their data [default: $XDG_DATA_HOME, else ~/.local/share, for root
-    /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
-    #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
-    pub(super) data: Option<std::path::PathBuf>,
     /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address
     /// reads and writes everything.
     #[arg(long)]

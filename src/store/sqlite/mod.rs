@@ -22,7 +22,7 @@ mod watching;
 mod worker;
 mod writing;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,11 +77,9 @@ impl SqliteStore {
         sources: Sources,
         read_only: bool,
     ) -> Result<Self> {
-        let path = std::path::absolute(path)
-            .map_err(|error| Error::refused("the path of the SQLite file", error))?;
-        let (place, table) = (path.display(), &settings.table_name);
-        let description = format!("SQLite {place} table {table}");
-        let names = Names::new(table);
+        let path = absolute(path)?;
+        let description = described(settings, &path);
+        let names = Names::new(&settings.table_name);
         let shared = Arc::new(Shared {
             path,
             queries: Queries::new(&names),
@@ -107,6 +105,12 @@ impl SqliteStore {
             migrate: settings.migrate,
             patience: settings.request_timeout.mul_f64(0.9),
         })
+    }
+
+    /// Names the store of a file for people. Nothing is opened.
+    #[cfg(feature = "cli")]
+    pub(crate) fn describe_file(settings: &Settings, path: &Path) -> Result<String> {
+        Ok(described(settings, &absolute(path)?))
     }
 
     async fn ready(&self) -> Result<()> {
@@ -270,6 +274,16 @@ impl Store for SqliteStore {
         self.writer.close(false).await;
         self.reader.close(true).await;
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path);
+    path.map_err(|error| Error::refused("the path of the SQLite file", error))
+}
+
+fn described(settings: &Settings, path: &Path) -> String {
+    let (place, table) = (path.display(), &settings.table_name);
+    format!("SQLite {place} table {table}")
 }
 
 /// The same request, for another thread. Keys and values are shared.
