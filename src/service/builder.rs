@@ -224,12 +224,12 @@ impl Builder {
         let served = match (loaded, &file) {
             (Err(error), Some(file)) if error.is_unavailable() => {
                 tracing::warn!(%error, "the database is away at the start; looking for a state that was kept");
-                let served = standby::serve(&service.engine, file).await;
+                let served = standby::serve(&service, file).await;
                 served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
             }
             (Ok(()), Some(file)) if !self.wait => {
                 // A refusal is told by the status and the log; the database's own state comes when it comes.
-                standby::serve(&service.engine, file).await.ok();
+                standby::serve(&service, file).await.ok();
                 Ok(())
             }
             (loaded, _) => loaded,
