@@ -49,6 +49,18 @@ impl Identity {
         &self.scope
     }
 
+    /// Whom the journal names for a write: whoever says so where there are no API keys, else the key's holder, with what he
+    /// says beside it.
+    pub(super) fn actor(&self, said: Option<&str>) -> Option<String> {
+        if self.ended.is_none() {
+            return said.map(str::to_owned);
+        }
+        Some(match said {
+            Some(said) => format!("{}: {said}", self.name),
+            None => self.name.to_string(),
+        })
+    }
+
     /// Lets it pass if it has a role.
     pub(super) fn demand(&self, role: Role) -> Result<(), Problem> {
         if self.role >= role {

@@ -5,6 +5,10 @@
 //! streams end at shutdown.
 //! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
 
+mod batch;
+mod body;
+mod budget;
+mod changes;
 mod connections;
 mod descriptors;
 mod entries;
@@ -12,7 +16,9 @@ mod etag;
 mod gate;
 mod health;
 mod identity;
+mod listing;
 mod message;
+mod place;
 mod problem;
 mod query;
 mod scope;
@@ -28,11 +34,12 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 
+use self::budget::Budget;
 use self::connections::Patience;
 use self::problem::Problem;
 use crate::service::ConfigService;
@@ -72,6 +79,8 @@ struct App {
     streams: Arc<Semaphore>,
     /// Turns at reading the journal.
     journal: Semaphore,
+    /// The memory that bodies and answers may hold.
+    budget: Budget,
 }
 
 type Shared = Arc<App>;
@@ -103,6 +112,7 @@ pub(crate) async fn serve(
         stop: stopped.clone(),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         journal: Semaphore::new(MAX_JOURNAL_READERS),
+        budget: Budget::default(),
     });
     let mut wait = stopped.clone();
     let server = connections::serve(listener, router(app), Patience::default(), stopped);
@@ -130,9 +140,11 @@ fn router(app: Shared) -> Router {
     let entries = get(entries::read).put(entries::put).delete(entries::delete);
     Router::new()
         .route("/", get(index))
-        .route("/v1/config", get(entries::list))
+        .route("/v1/config", get(listing::list))
         .route("/v1/config/", entries.clone())
         .route("/v1/config/{*key}", entries)
+        .route("/v1/batch", post(batch::batch))
+        .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
         .route("/healthz", get(health::alive))
         .route("/health", get(health::alive))
@@ -147,7 +159,10 @@ fn router(app: Shared) -> Router {
 
 /// Gives a request up that takes too long.
 async fn in_time(request: Request, next: Next) -> Response {
-    let writes = matches!(*request.method(), Method::PUT | Method::DELETE);
+    let writes = matches!(
+        *request.method(),
+        Method::PUT | Method::DELETE | Method::POST
+    );
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) if writes => Problem::outcome_unknown().into_response(),
@@ -161,10 +176,12 @@ async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": app.service.cursor().is_some() && !app.stopping(),
         "endpoints": [
-            "GET /v1/config?prefix=",
+            "GET /v1/config?prefix=&limit=&after=",
             "GET /v1/config/{key}",
             "PUT /v1/config/{key}",
             "DELETE /v1/config/{key}",
+            "POST /v1/batch",
+            "GET /v1/changes?since=&limit=&prefix=",
             "GET /v1/watch?prefix=",
             "GET /v1/status",
             "GET /healthz",
