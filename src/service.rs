@@ -241,8 +241,14 @@ impl ConfigService {
         self.engine.clock.step(micros);
     }
 
+    /// For how long the database has not proven what is shown to be its newest; `None` when nothing is shown. Cheap.
+    #[cfg(feature = "server")]
+    pub(crate) fn unproven(&self) -> Option<Duration> {
+        self.engine.unproven()
+    }
+
     /// What this instance takes for the wall clock.
-    #[cfg(all(feature = "testing", feature = "cli"))]
+    #[cfg(feature = "cli")]
     pub(crate) fn wall(&self) -> std::time::SystemTime {
         self.engine.clock.wall()
     }

@@ -3,27 +3,38 @@
 //! Guarantees: at most 2,000 connections at once, fewer where the limit of open files is low, further ones wait to be accepted; one
 //! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
 //! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
-//! is bounded elsewhere.
+//! is bounded elsewhere. With TLS the handshake has as long as a head.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long an accept that failed is waited with, as without file descriptors: they become free when others end.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The address that a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +60,7 @@ impl Default for Patience {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -62,8 +74,8 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break,
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (tcp, peer) = match accepted {
+            Ok((tcp, peer)) => (tcp, Peer(peer)),
             Err(error) if is_the_clients(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted; trying again");
@@ -71,9 +83,11 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (tls, stop) = (tls.clone(), stop.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let met = Met { router, peer };
         connections.spawn(async move {
-            connection(tcp, router, patience, stop).await;
+            connection(tcp, met, tls, patience, stop).await;
             drop(place);
         });
     }
@@ -84,7 +98,8 @@ pub(super) async fn serve(
 /// Serves one connection to its end.
 async fn connection(
     tcp: TcpStream,
-    router: Router,
+    met: Met,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -92,11 +107,32 @@ async fn connection(
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY is not to be had");
     }
-    let io = TokioIo::new(Patient::new(tcp, patience.stall));
+    let tcp = Patient::new(tcp, patience.stall);
+    let Some(tls) = tls else {
+        return requests(tcp, met, patience, stop).await;
+    };
+    let shaken = tokio::select! {
+        shaken = timeout(patience.head, tls.accept(tcp)) => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        Ok(Ok(tls)) => requests(tls, met, patience, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers the requests of a connection.
+async fn requests(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    met: Met,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(io), met);
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -122,6 +158,23 @@ fn is_the_clients(error: &io::Error) -> bool {
         error.kind(),
         ConnectionRefused | ConnectionAborted | ConnectionReset
     )
+}
+
+/// Says of each request where it comes from.
+struct Met {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Met {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
 }
 
 /// A socket that gives up on a peer which takes nothing for too long.
@@ -211,7 +264,6 @@ mod tests {
     use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -257,7 +309,7 @@ mod tests {
                 head: Duration::from_millis(head),
                 stall: Duration::from_millis(stall),
             };
-            let task = tokio::spawn(serve(listener, router, patience, stopped));
+            let task = tokio::spawn(serve(listener, router, None, patience, stopped));
             Self {
                 address,
                 held,

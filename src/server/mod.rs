@@ -3,36 +3,40 @@
 //! Guarantees: reads come from memory and go on while the database is away; a watcher gets every revision once, in order,
 //! or is told to begin anew with a snapshot; a client that does not read, or does not send, costs bounded memory and is let go;
 //! streams end at shutdown.
-//! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
+//! Not guaranteed: that two requests see the same revision; authentication where it listens on loopback, unless it is asked for.
 
 mod batch;
 mod body;
 mod budget;
+mod certificates;
 mod changes;
 mod connections;
 mod descriptors;
+mod ending;
 mod entries;
 mod etag;
 mod gate;
 mod health;
 mod identity;
+mod keyring;
 mod listing;
 mod message;
+mod origin;
 mod place;
 mod problem;
 mod query;
 mod scope;
+mod throttle;
 mod watch;
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -40,7 +44,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 
 use self::budget::Budget;
+pub(crate) use self::certificates::Certificates;
 use self::connections::Patience;
+use self::gate::Door;
+use self::keyring::Keyring;
+pub(crate) use self::keyring::Rules;
+pub(crate) use self::origin::Origins;
 use self::problem::Problem;
 use crate::service::ConfigService;
 
@@ -60,11 +69,18 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long requests may go on after the stop was asked for.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Requests under way at once that are no streams: each may hold a value of 1 MiB on its way in.
+const MAX_REQUESTS: usize = 512;
+
 /// What a server is told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Options {
-    /// Lets any `Host` in.
-    pub(crate) insecure: bool,
+    /// The store of the API keys; without it everybody is let in who reaches the address.
+    pub(crate) keys: Option<(Arc<ConfigService>, Rules)>,
+    /// The sites whose pages may ask.
+    pub(crate) origins: Origins,
+    /// Without it, plaintext is spoken.
+    pub(crate) tls: Option<Certificates>,
     /// How long a stream may be idle before it tells its progress.
     pub(crate) progress: Duration,
 }
@@ -72,11 +88,13 @@ pub(crate) struct Options {
 /// What all requests share.
 struct App {
     service: Arc<ConfigService>,
-    bound: IpAddr,
-    insecure: bool,
+    door: Door,
+    origins: Origins,
     progress: Duration,
     stop: signal::Receiver<bool>,
     streams: Arc<Semaphore>,
+    /// Places for requests that are no streams.
+    requests: Semaphore,
     /// Turns at reading the journal.
     journal: Semaphore,
     /// The memory that bodies and answers may hold.
@@ -104,18 +122,26 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
+    let door = match options.keys {
+        Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
+        None => Door::Open { bound },
+    };
     let app = Arc::new(App {
         service,
-        bound,
-        insecure: options.insecure,
+        door,
+        origins: options.origins,
         progress: options.progress,
         stop: stopped.clone(),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        requests: Semaphore::new(MAX_REQUESTS),
         journal: Semaphore::new(MAX_JOURNAL_READERS),
         budget: Budget::default(),
     });
     let mut wait = stopped.clone();
-    let server = connections::serve(listener, router(app), Patience::default(), stopped);
+    let tls = options.tls;
+    let acceptor = tls.as_ref().map(Certificates::acceptor);
+    let router = router(app.clone());
+    let server = connections::serve(listener, router, acceptor, Patience::default(), stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
             stop.await;
@@ -127,8 +153,16 @@ pub(crate) async fn serve(
         drop(wait.wait_for(|stop| *stop).await);
         tokio::time::sleep(FAREWELL).await;
     };
+    let tended = async {
+        match &tls {
+            Some(tls) => drop(tokio::join!(app.door.tend(), tls.tend())),
+            None => app.door.tend().await,
+        }
+    };
     tokio::select! {
         () = server => Ok(()),
+        // It never ends by itself.
+        () = tended => Ok(()),
         () = overdue => {
             tracing::warn!("requests were still under way 5 s after the stop; they are cut off");
             Ok(())
@@ -146,10 +180,11 @@ fn router(app: Shared) -> Router {
         .route("/v1/batch", post(batch::batch))
         .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
+        .layer(from_fn_with_state(app.clone(), in_time))
+        // What tells whether the process lives is answered also while there is no place for anything else.
         .route("/healthz", get(health::alive))
         .route("/health", get(health::alive))
         .route("/readyz", get(health::ready))
-        .layer(from_fn(in_time))
         .route("/v1/watch", get(watch::watch))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -157,8 +192,11 @@ fn router(app: Shared) -> Router {
         .with_state(app)
 }
 
-/// Gives a request up that takes too long.
-async fn in_time(request: Request, next: Next) -> Response {
+/// Gives a request up that takes too long, or for which there is no place.
+async fn in_time(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let Ok(_place) = app.requests.try_acquire() else {
+        return Problem::unavailable("too many requests are under way").into_response();
+    };
     let writes = matches!(
         *request.method(),
         Method::PUT | Method::DELETE | Method::POST

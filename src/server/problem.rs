@@ -2,8 +2,10 @@
 //!
 //! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 
 use serde::Serialize;
@@ -13,7 +15,7 @@ use crate::core::{Key, KeyError, Revision};
 use crate::error::{Error, Kind};
 
 /// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
-const RETRY_SECONDS: &str = "2";
+const RETRY_SECONDS: u64 = 2;
 
 /// What is answered instead of what was asked for.
 #[derive(Debug)]
@@ -23,7 +25,8 @@ pub(super) struct Problem {
     slug: &'static str,
     title: &'static str,
     detail: String,
-    retry: bool,
+    /// After how many seconds to try again.
+    retry: Option<u64>,
     /// Members beside those that every problem has.
     more: Map<String, Value>,
 }
@@ -40,7 +43,7 @@ impl Problem {
             slug,
             title,
             detail: detail.into(),
-            retry: false,
+            retry: None,
             more: Map::new(),
         }
     }
@@ -52,6 +55,23 @@ impl Problem {
             "Bad request",
             detail,
         )
+    }
+
+    /// The same, whether the key is missing, malformed, unknown or wrong.
+    pub(super) fn unauthorized() -> Self {
+        let detail =
+            "this needs a valid API key, as the header api-key or as Authorization: Bearer";
+        let status = StatusCode::UNAUTHORIZED;
+        Self::new(status, "unauthorized", "Unauthorized", detail)
+    }
+
+    /// Asks to wait so long.
+    pub(super) fn too_many(detail: impl Into<String>, wait: Duration) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let mut problem = Self::new(status, "too-many-requests", "Too many requests", detail);
+        // A part of a second counts as one: nobody is to come too early.
+        problem.retry = Some(wait.as_secs() + 1);
+        problem
     }
 
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
@@ -97,7 +117,7 @@ impl Problem {
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut problem = Self::new(status, "unavailable", "Unavailable", detail);
-        problem.retry = true;
+        problem.retry = Some(RETRY_SECONDS);
         problem
     }
 
@@ -228,8 +248,11 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, media);
-        if self.retry {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        if let Some(seconds) = self.retry {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{OriginalUri, State};
+use axum::extract::{Extension, OriginalUri, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -22,9 +22,11 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch as signal};
 use tokio::time::Sleep;
 
+use super::identity::{Identity, Role};
 use super::message::{self, Items, Parts};
 use super::problem::Problem;
 use super::query;
+use super::scope::Scope;
 use super::{App, Shared};
 use crate::core::{ChangeSet, Cursor, Snapshot};
 use crate::error::{Error, Kind};
@@ -61,9 +63,11 @@ const FOLLOW: Duration = Duration::from_secs(5);
 /// Opens a stream.
 pub(super) async fn watch(
     State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    identity.demand(Role::Read)?;
     let [prefix, last_event_id] = query::values(&uri, ["prefix", "lastEventId"])?;
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         return Err(Problem::unavailable("too many streams are open"));
@@ -83,7 +87,8 @@ pub(super) async fn watch(
         stop: app.stop.clone(),
         idle: Box::pin(tokio::time::sleep(app.progress)),
         app,
-        prefix: prefix.unwrap_or_default(),
+        scope: Scope::of([prefix.unwrap_or_default()]).within(identity.scope()),
+        name: identity.name().clone(),
         out,
         told: None,
         _permit: permit,
@@ -138,7 +143,9 @@ enum Next {
 /// Carries events from a subscription to one client.
 struct Relay {
     app: Shared,
-    prefix: String,
+    scope: Scope,
+    /// Who watches.
+    name: Arc<str>,
     out: mpsc::Sender<Bytes>,
     stop: signal::Receiver<bool>,
     /// The newest revision whose matching changes the client has been sent.
@@ -149,7 +156,7 @@ struct Relay {
 
 impl Relay {
     async fn run(mut self, mut resume: Option<Cursor>) {
-        while let Some((mut live, state)) = Live::join(&self.app.service, &self.prefix).await {
+        while let Some((mut live, state)) = Live::join(&self.app.service, &self.name).await {
             if self.begin(&state, resume).await.is_err() {
                 return;
             }
@@ -272,29 +279,32 @@ impl Relay {
 
     /// The matching entries of a state.
     fn entries(&self, state: &Arc<Snapshot>) -> Items {
-        let (state, prefix) = (state.clone(), self.prefix.clone());
-        let count = state.prefixed(&prefix).len();
-        Box::new((0..count).filter_map(move |at| {
-            let entry = state.prefixed(&prefix).get(at)?;
-            Some(json(&EntryView(entry)))
+        let (state, prefixes) = (state.clone(), self.scope.prefixes().to_vec());
+        Box::new(prefixes.into_iter().flat_map(move |prefix| {
+            let state = state.clone();
+            let count = state.prefixed(&prefix).len();
+            (0..count).filter_map(move |at| {
+                let entry = state.prefixed(&prefix).get(at)?;
+                Some(json(&EntryView(entry)))
+            })
         }))
     }
 
     /// The matching changes of a revision that was just applied.
     fn changed(&self, set: Arc<ChangeSet>) -> Items {
-        let prefix = self.prefix.clone();
+        let scope = self.scope.clone();
         Box::new((0..set.changes().len()).filter_map(move |at| {
             let change = set.changes().get(at)?;
-            let matches = change.key().starts_with(prefix.as_str());
+            let matches = scope.contains(change.key());
             matches.then(|| json(&ChangeView::from(change)))
         }))
     }
 
     /// The matching changes of a revision in the journal.
     fn recorded(&self, recorded: Recorded) -> Items {
-        let prefix = self.prefix.clone();
+        let scope = self.scope.clone();
         let changes = recorded.changes.into_iter().filter_map(move |change| {
-            let matches = change.key.starts_with(prefix.as_str());
+            let matches = scope.contains(&change.key);
             matches.then(|| json(&ChangeView::from(&change)))
         });
         Box::new(changes)
@@ -370,7 +380,7 @@ impl Drop for Subscription {
 
 impl Live {
     /// Subscribes. Answers with the state after which the events go on; `None` when the service is shut down.
-    async fn join(service: &Arc<ConfigService>, prefix: &str) -> Option<(Self, Arc<Snapshot>)> {
+    async fn join(service: &Arc<ConfigService>, name: &str) -> Option<(Self, Arc<Snapshot>)> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         let mut sender = Some(sender);
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -395,7 +405,7 @@ impl Live {
         };
         let filter = Filter::all().with_state().before(behind);
         let id = service
-            .on_change(filter.named(format!("watch {prefix}")), forward)
+            .on_change(filter.named(format!("watch {name}")), forward)
             .ok()?;
         let service = service.clone();
         let subscription = Subscription { service, id };
