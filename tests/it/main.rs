@@ -11,6 +11,8 @@
 mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "server", feature = "sqlite"))]
+mod cli_sqlite;
 mod consumers;
 #[macro_use]
 mod contract;

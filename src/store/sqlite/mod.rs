@@ -5,14 +5,18 @@
 //! uses this library gives it a revision, several transactions perhaps one, each whole. Readers are shown the newest
 //! revision, never what is pending. Not guaranteed: anything on a network file system, whose locks SQLite cannot trust.
 
+#[cfg(feature = "cli")]
+pub(crate) mod admin;
 mod bench;
 mod consumers;
 mod desk;
 mod fault;
 pub(crate) mod joined;
-mod migrate;
+pub(crate) mod migrate;
 mod queries;
 mod reading;
+#[cfg(feature = "cli")]
+mod script;
 mod sealing;
 #[cfg(test)]
 mod tests;
@@ -117,7 +121,7 @@ impl SqliteStore {
         let prepare = || async {
             let (what, migrate) = ("preparing the SQLite file", self.migrate);
             self.turn(what, move |desk, turn| {
-                migrate::prepare(desk, turn, migrate)
+                migrate::prepare(desk, turn, migrate).map(drop)
             })
             .await
         };
