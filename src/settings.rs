@@ -30,6 +30,8 @@ pub use self::layers::{Layers, Origin, Setting};
 #[cfg(feature = "remote")]
 pub(crate) use self::servers::{Address, named as named_servers};
 pub(crate) use self::store_url::StoreUrl;
+#[cfg(feature = "remote")]
+pub(crate) use self::store_url::read_servers;
 pub(crate) use self::text::check_name;
 use self::text::{check_api_key, check_path, duration, in_days, switch};
 use crate::error::{Error, Result};
@@ -122,7 +124,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Every setting, in the order in which the README lists them.
 #[rustfmt::skip]
 pub const SPECS: &[Spec] = &[
-    spec("database_url", "DATABASE_URL", "", "a store's URL", "the store: `postgres://user@host:5432/database`, or `sqlite:/path/of/file.db`; not needed when a pool is handed in"),
+    spec("database_url", "DATABASE_URL", "", "a store's URL", "the store: `postgres://user@host:5432/database`, `sqlite:/path/of/file.db`, or servers `https://host:port,https://…`; not needed when a pool is handed in"),
     spec("listen_database_url", "LISTEN_DATABASE_URL", "", "a PostgreSQL URL", "a direct address for the listening session, when `database_url` leads to a pooler"),
     spec("schema", "SYNC_CONFIG_SCHEMA", "", "1 to 48 bytes", "the table's schema; without it the connection's own"),
     spec("table_name", "SYNC_CONFIG_TABLE_NAME", "sync_config", "1 to 48 bytes", "the table; its helpers carry its name as prefix"),

@@ -118,7 +118,10 @@ mod tests {
     #[cfg(feature = "remote")]
     #[test]
     fn a_list_has_one_name_and_this_machine_is_known() {
-        let (one, two) = (parse("http://a:1,http://b:2"), parse("http://b:2,http://a:1"));
+        let (one, two) = (
+            parse("http://a:1,http://b:2"),
+            parse("http://b:2,http://a:1"),
+        );
         assert_eq!(named(&one.unwrap()), named(&two.unwrap()));
         let local = parse("http://localhost,http://[::1],http://127.0.0.9:1,http://a").unwrap();
         let local: Vec<bool> = local.iter().map(Address::is_loopback).collect();

@@ -112,19 +112,21 @@ fn sqlite(name: &str, _: PathBuf) -> Result<StoreUrl> {
 
 #[cfg(feature = "remote")]
 fn remote(name: &str, text: &str) -> Result<StoreUrl> {
-    match servers::parse(text) {
-        Ok(servers) => Ok(StoreUrl::Remote(servers)),
-        Err(problem) => {
-            let form = "write https://host:port, and a comma between two";
-            Err(Error::setting(name, HIDDEN, format!("{problem}; {form}")))
-        }
-    }
+    read_servers(name, text).map(StoreUrl::Remote)
+}
+
+/// Reads a list of servers.
+#[cfg(feature = "remote")]
+pub(crate) fn read_servers(name: &str, text: &str) -> Result<Vec<Address>> {
+    servers::parse(text).map_err(|problem| {
+        let form = "write https://host:port, and a comma between two";
+        Error::setting(name, HIDDEN, format!("{problem}; {form}"))
+    })
 }
 
 #[cfg(not(feature = "remote"))]
 fn remote(name: &str, _: &str) -> Result<StoreUrl> {
-    let problem =
-        "names a server, and this build is without the feature `remote`; build with `--features remote`";
+    let problem = "names a server, and this build is without the feature `remote`; build with `--features remote`";
     Err(Error::setting(name, HIDDEN, problem))
 }
 

@@ -26,8 +26,15 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(server: String, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        let seconds = headers.get("retry-after").and_then(|text| text.to_str().ok());
+    pub(super) fn new(
+        server: String,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Self {
+        let seconds = headers
+            .get("retry-after")
+            .and_then(|text| text.to_str().ok());
         let seconds = seconds.and_then(|text| text.trim().parse::<u64>().ok());
         Self {
             status,
@@ -38,7 +45,7 @@ impl Refusal {
     }
 
     /// What it said, short and on one line.
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let (server, status) = (&self.server, self.status.as_u16());
         let detail = shown_start(&self.problem.detail);
         if detail.is_empty() {
@@ -89,7 +96,9 @@ impl Refusal {
 
     fn denied(&self, what: &str) -> Error {
         let advice = match self.status {
-            StatusCode::UNAUTHORIZED => "; the setting api_key is missing, wrong, revoked or expired",
+            StatusCode::UNAUTHORIZED => {
+                "; the setting api_key is missing, wrong, revoked or expired"
+            }
             _ => "",
         };
         let (what, problem) = (what.to_owned(), self.told() + advice);
@@ -167,7 +176,10 @@ mod tests {
         }
         for status in [301, 400, 404, 413] {
             let error = write(status, "");
-            assert!(!error.is_outcome_unknown() && !error.is_retryable(), "{error}");
+            assert!(
+                !error.is_outcome_unknown() && !error.is_retryable(),
+                "{error}"
+            );
         }
     }
 
@@ -179,7 +191,10 @@ mod tests {
         assert!(error.is_conflict(), "{error}");
         assert_eq!(error.conflicting_revision(), Some(Revision::new(3)));
         let said = error.to_string();
-        assert!(said.contains("\"k\"") && said.contains("at revision 3"), "{said}");
+        assert!(
+            said.contains("\"k\"") && said.contains("at revision 3"),
+            "{said}"
+        );
         let bare = refusal(412, "{}").of_write("writing 2 keys");
         assert!(!bare.is_outcome_unknown() && !bare.is_retryable());
     }
@@ -200,6 +215,9 @@ mod tests {
         let detail = format!("a\\n\\u001b[31m{}", "x".repeat(10_000));
         let body = format!(r#"{{"type":"x","detail":"{detail}"}}"#);
         let said = refusal(400, &body).of_write("w").to_string();
-        assert!(said.len() < 1_000 && !said.contains(char::is_control), "{said}");
+        assert!(
+            said.len() < 1_000 && !said.contains(char::is_control),
+            "{said}"
+        );
     }
 }

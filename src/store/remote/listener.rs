@@ -66,6 +66,10 @@ impl RemoteListener {
         }
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.session.is_open()
+    }
+
     /// Asks for the head until it is not before what is shown.
     pub(super) async fn ask(&self, own: Revision) -> Result<HeadTold> {
         let follow = async {
@@ -130,7 +134,8 @@ impl RemoteListener {
         // `None` within means that it is not there; without, that it is on its way.
         let ready = self.session.hub.until(|told| {
             let following = told.after(after);
-            let wait = matches!(&following, Some((following, _, true)) if following.revisions.is_empty());
+            let wait =
+                matches!(&following, Some((following, _, true)) if following.revisions.is_empty());
             (!wait).then_some(following)
         });
         let ready = tokio::time::timeout(ARRIVAL, ready).await.ok()?;
@@ -170,7 +175,9 @@ impl RemoteListener {
         let Some(since) = since.filter(|since| since.epoch == newest.epoch) else {
             return Ok(elsewhere(newest, after));
         };
-        let read = self.remote.revisions(self.server, since, HISTORY_REVISIONS, true);
+        let read = self
+            .remote
+            .revisions(self.server, since, HISTORY_REVISIONS, true);
         let Some(read) = read.await? else {
             return Ok(elsewhere(newest, after));
         };
@@ -184,7 +191,11 @@ impl RemoteListener {
             };
             let (cursor, journaled) = told().map_err(|told| strange(WHAT, &self.name, &told))?;
             if cursor.epoch != since.epoch || cursor.revision != end.revision.next() {
-                return Err(strange(WHAT, &self.name, &Strange::new("its journal has a gap")));
+                return Err(strange(
+                    WHAT,
+                    &self.name,
+                    &Strange::new("its journal has a gap"),
+                ));
             }
             end = cursor;
             revisions.push(journaled);
@@ -260,7 +271,10 @@ async fn entries(
             return Ok(Err(Strange::new("its state is larger than 8 GiB")));
         }
         let mut take = |part: Part<'_>| match part {
-            Part::Element { name: "entries", text } => {
+            Part::Element {
+                name: "entries",
+                text,
+            } => {
                 let entry = wire::entry(text, cursor.revision)?;
                 if entries.last().is_some_and(|last| last.key() >= entry.key()) {
                     return Err(Strange::new("its state is not in the order of the keys"));
@@ -268,7 +282,10 @@ async fn entries(
                 entries.push(Arc::new(entry));
                 Ok(())
             }
-            Part::Member { name: "revision", text } => {
+            Part::Member {
+                name: "revision",
+                text,
+            } => {
                 numbered = text.parse() == Ok(cursor.revision.get());
                 Ok(())
             }
@@ -282,7 +299,9 @@ async fn entries(
         return Ok(Err(strange));
     }
     if !numbered {
-        return Ok(Err(Strange::new("its state has another revision than its cursor")));
+        return Ok(Err(Strange::new(
+            "its state has another revision than its cursor",
+        )));
     }
     Ok(Ok(entries))
 }
@@ -305,12 +324,16 @@ impl Revisions {
         let broken = |told: Strange| strange(what, server, &told);
         loop {
             let piece = answer.piece().await;
-            let piece = piece
-                .map_err(|problem| Error::unavailable(what, format!("server {server}: {problem}")))?;
+            let piece = piece.map_err(|problem| {
+                Error::unavailable(what, format!("server {server}: {problem}"))
+            })?;
             let Some(piece) = piece else { break };
             let mut take = |part: Part<'_>| {
                 match part {
-                    Part::Element { name: "revisions", text } => {
+                    Part::Element {
+                        name: "revisions",
+                        text,
+                    } => {
                         bytes += text.len();
                         revisions.push(text.to_owned());
                     }
@@ -325,7 +348,11 @@ impl Revisions {
             if let (true, Some(head)) = (full, head) {
                 // The rest is left on its connection, which ends with the answer.
                 let more = true;
-                return Ok(Self { revisions, head, more });
+                return Ok(Self {
+                    revisions,
+                    head,
+                    more,
+                });
             }
             if full {
                 return Err(broken(Strange::new("it sends more than was asked for")));
@@ -333,7 +360,11 @@ impl Revisions {
         }
         cutter.finish().map_err(broken)?;
         match (head, more) {
-            (Some(head), Some(more)) => Ok(Self { revisions, head, more }),
+            (Some(head), Some(more)) => Ok(Self {
+                revisions,
+                head,
+                more,
+            }),
             _ => Err(broken(Strange::new("its journal has no end"))),
         }
     }
@@ -392,7 +423,9 @@ impl Listener for RemoteListener {
     fn origin(&self) -> Option<Origin> {
         let proof = self.proof();
         let now = self.remote.now();
-        let age = proof.asked.map(|(asked, age)| now.saturating_sub(asked) + age);
+        let age = proof
+            .asked
+            .map(|(asked, age)| now.saturating_sub(asked) + age);
         let prefixes = self.session.prefixes.as_ref();
         Some(Origin {
             age,

@@ -91,6 +91,7 @@ impl RemoteStore {
         instance: u64,
         sources: Sources,
     ) -> Result<Self> {
+        check_table(settings)?;
         let key = settings.api_key.as_deref().map(bearer).transpose()?;
         let exposed = |server: &&Address| !server.secure && !server.is_loopback();
         if let (Some(server), true) = (servers.iter().find(exposed), key.is_some()) {
@@ -138,6 +139,29 @@ impl RemoteStore {
     async fn connect(&self) -> Result<Arc<RemoteListener>> {
         let listener = self.remote.open().await?;
         Ok(Arc::new(listener))
+    }
+}
+
+/// A server has one table, and another one of its name might be meant.
+fn check_table(settings: &Settings) -> Result<()> {
+    let usual = Settings::default().table_name;
+    let named = [
+        ("schema", settings.schema.as_deref()),
+        (
+            "table_name",
+            Some(settings.table_name.as_str()).filter(|name| *name != usual),
+        ),
+    ];
+    match named
+        .into_iter()
+        .find_map(|(name, value)| Some((name, value?)))
+    {
+        None => Ok(()),
+        Some((name, value)) => Err(Error::setting(
+            name,
+            value,
+            "is that of a database, and the store is a server's, which has one table; unset it",
+        )),
     }
 }
 
@@ -296,7 +320,8 @@ impl Remote {
                 Ok(Some(read)) => {
                     let recorded = read.revisions.iter().map(|text| recorded(text));
                     let recorded: Result<Vec<_>, Strange> = recorded.collect();
-                    let recorded = recorded.map_err(|told| strange(WHAT, &self.name(server), &told));
+                    let recorded =
+                        recorded.map_err(|told| strange(WHAT, &self.name(server), &told));
                     return recorded.map(Some);
                 }
                 Err(error) if error.is_unavailable() => failed = error,
@@ -313,7 +338,7 @@ fn recorded(text: &str) -> Result<Recorded, Strange> {
     let change = |Both { key, old, new }| RecordedChange { key, old, new };
     Ok(Recorded {
         cursor,
-        at_micros: told.at()?,
+        at_micros: told.at()?.unwrap_or(0),
         changes: told.both()?.into_iter().map(change).collect(),
     })
 }

@@ -298,7 +298,8 @@ fn request(opening: &Opening<'_>) -> Result<tungstenite::handshake::client::Requ
         url.push_str(&seen.to_text());
     }
     if let Some(client) = opening.client {
-        let client = percent_encoding::utf8_percent_encode(client, percent_encoding::NON_ALPHANUMERIC);
+        let client =
+            percent_encoding::utf8_percent_encode(client, percent_encoding::NON_ALPHANUMERIC);
         url.push_str(&format!("&client={client}"));
     }
     let mut request = url

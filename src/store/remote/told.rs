@@ -158,7 +158,9 @@ impl Told {
         let head = self.buffer.head();
         if cursor.epoch == head.epoch && cursor.revision <= head.revision {
             if cursor.revision == head.revision && cursor.id != head.id {
-                return Err(Strange::new("a revision is told a second time and is another one"));
+                return Err(Strange::new(
+                    "a revision is told a second time and is another one",
+                ));
             }
             return Ok(Effect::Nothing);
         }
@@ -265,19 +267,28 @@ mod tests {
         )
     }
 
-    const PUT: &str = r#"{"key":"k","kind":"put","old":1,"new":null,"updatedAt":"2026-01-01T00:00:00.000001Z"}"#;
+    const PUT: &str =
+        r#"{"key":"k","kind":"put","old":1,"new":null,"updatedAt":"2026-01-01T00:00:00.000001Z"}"#;
     const DELETE: &str = r#"{"key":"gone","kind":"delete","old":1}"#;
 
     fn revisions(told: &mut Told, after: u64) -> Option<Vec<u64>> {
         let (following, ..) = told.after(Revision::new(after))?;
-        Some(following.revisions.iter().map(|one| one.revision.get()).collect())
+        Some(
+            following
+                .revisions
+                .iter()
+                .map(|one| one.revision.get())
+                .collect(),
+        )
     }
 
     #[test]
     fn whole_revisions_and_their_parts_become_pages() {
         let mut told = told();
         let effect = told.take(&changed(cursor(1, 5), "", PUT, true)).unwrap();
-        assert!(matches!(effect, Effect::News(Notice::Changed { revision, .. }) if revision.get() == 5));
+        assert!(
+            matches!(effect, Effect::News(Notice::Changed { revision, .. }) if revision.get() == 5)
+        );
         let at = cursor(1, 6);
         for (part, change, last) in [(1, PUT, false), (2, DELETE, false), (3, "", true)] {
             let part = format!(r#","part":{part},"last":{last}"#);
@@ -289,9 +300,16 @@ mod tests {
         let [five, six] = &following.revisions[..] else {
             panic!("{following:?}")
         };
-        assert_eq!(five.changes[0].new.as_deref(), Some("null"), "null is a value");
+        assert_eq!(
+            five.changes[0].new.as_deref(),
+            Some("null"),
+            "null is a value"
+        );
         assert!(five.at_micros % 1_000_000 == 1 && five.origin.is_none());
-        assert_eq!((six.changes.len(), six.changes[1].new.as_deref()), (2, None));
+        assert_eq!(
+            (six.changes.len(), six.changes[1].new.as_deref()),
+            (2, None)
+        );
     }
 
     #[test]
@@ -299,7 +317,10 @@ mod tests {
         let mut told = told();
         let effect = told.take(&changed(cursor(1, 9), "", PUT, true)).unwrap();
         assert!(matches!(effect, Effect::News(_)));
-        assert_eq!((revisions(&mut told, 4), told.newest()), (None, cursor(1, 9)));
+        assert_eq!(
+            (revisions(&mut told, 4), told.newest()),
+            (None, cursor(1, 9))
+        );
         assert_eq!(revisions(&mut told, 9), Some(vec![]));
         let effect = told.take(&changed(cursor(2, 3), "", PUT, true)).unwrap();
         let Effect::News(Notice::Changed { epoch, revision }) = effect else {
@@ -318,13 +339,50 @@ mod tests {
     fn a_server_that_goes_back_repeats_or_leaves_out_is_found_out() {
         let part = |part: u64, last: bool| format!(r#","part":{part},"last":{last}"#);
         for (first, then) in [
-            (changed(cursor(1, 5), "", PUT, true), changed(Cursor { id: RevisionId::from_u128(1), ..cursor(1, 5) }, "", PUT, true)),
-            (changed(cursor(1, 5), &part(1, false), PUT, false), changed(cursor(1, 5), &part(3, true), PUT, true)),
-            (changed(cursor(1, 5), &part(1, false), PUT, false), changed(cursor(1, 6), &part(2, true), PUT, true)),
-            (changed(cursor(1, 5), "", PUT, true), format!(r#"{{"type":"config.progress","payload":{{}},"cursor":"{}"}}"#, cursor(1, 3).to_text())),
-            (changed(cursor(1, 5), "", PUT, true), changed(cursor(1, 6), "", PUT, false)),
-            (changed(cursor(1, 5), "", PUT, true), changed(cursor(1, 6), "", r#"{"key":"k","kind":"put"}"#, true)),
-            (changed(cursor(1, 5), "", PUT, true), changed(cursor(1, 6), "", r#"{"key":"k","kind":"delete","new":1}"#, true)),
+            (
+                changed(cursor(1, 5), "", PUT, true),
+                changed(
+                    Cursor {
+                        id: RevisionId::from_u128(1),
+                        ..cursor(1, 5)
+                    },
+                    "",
+                    PUT,
+                    true,
+                ),
+            ),
+            (
+                changed(cursor(1, 5), &part(1, false), PUT, false),
+                changed(cursor(1, 5), &part(3, true), PUT, true),
+            ),
+            (
+                changed(cursor(1, 5), &part(1, false), PUT, false),
+                changed(cursor(1, 6), &part(2, true), PUT, true),
+            ),
+            (
+                changed(cursor(1, 5), "", PUT, true),
+                format!(
+                    r#"{{"type":"config.progress","payload":{{}},"cursor":"{}"}}"#,
+                    cursor(1, 3).to_text()
+                ),
+            ),
+            (
+                changed(cursor(1, 5), "", PUT, true),
+                changed(cursor(1, 6), "", PUT, false),
+            ),
+            (
+                changed(cursor(1, 5), "", PUT, true),
+                changed(cursor(1, 6), "", r#"{"key":"k","kind":"put"}"#, true),
+            ),
+            (
+                changed(cursor(1, 5), "", PUT, true),
+                changed(
+                    cursor(1, 6),
+                    "",
+                    r#"{"key":"k","kind":"delete","new":1}"#,
+                    true,
+                ),
+            ),
             (changed(cursor(1, 5), "", PUT, true), "{}".to_owned()),
         ] {
             let mut told = told();
@@ -349,7 +407,10 @@ mod tests {
         let Effect::Head(3, head) = told.take(&text).unwrap() else {
             panic!("a head")
         };
-        assert_eq!((head.stale_ms, head.away.as_deref()), (Some(1500), Some("gone")));
+        assert_eq!(
+            (head.stale_ms, head.away.as_deref()),
+            (Some(1500), Some("gone"))
+        );
         assert_eq!(head.own_id, Some(RevisionId::from_u128(104)));
         assert_eq!(head.audit.unwrap().checksum.get(), 10);
     }

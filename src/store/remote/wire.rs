@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::elements::Strange;
 use crate::core::replica::AuditReport;
 use crate::core::{
-    Checksum, Cursor, Entry, Epoch, Journaled, JournaledChange, Key, MAX_KEY_BYTES, Revision,
-    RevisionId, Value,
+    Checksum, Cursor, Entry, Journaled, JournaledChange, Key, MAX_KEY_BYTES, Revision, RevisionId,
+    Value,
 };
 
 /// The longest revision in bytes of its JSON. What is larger is not followed; the whole state is read instead.
@@ -221,13 +221,22 @@ impl<'a> Recorded<'a> {
         self.changes.iter().map(Change::both).collect()
     }
 
-    /// As the journal of a replica has it.
-    pub(super) fn journaled(&self, cursor: Cursor) -> Result<Journaled, Strange> {
-        let times = self.changes.iter().filter_map(|one| one.updated_at.as_ref());
+    /// When its transaction began, if that is told.
+    pub(super) fn at(&self) -> Result<Option<i64>, Strange> {
+        let times = self
+            .changes
+            .iter()
+            .filter_map(|one| one.updated_at.as_ref());
         let mut at = None;
         for time in self.committed_at.iter().chain(times) {
             at = at.max(Some(micros(time)?));
         }
+        Ok(at)
+    }
+
+    /// As the journal of a replica has it.
+    pub(super) fn journaled(&self, cursor: Cursor) -> Result<Journaled, Strange> {
+        let at = self.at()?;
         let changes = self.both()?.into_iter();
         let changes = changes.map(|Both { key, new, .. }| JournaledChange { key, new });
         Ok(journaled(cursor, changes.collect(), at))
@@ -356,10 +365,6 @@ impl Problem {
 /// Reads a place in a history.
 pub(super) fn cursor(text: &str) -> Result<Cursor, Strange> {
     Cursor::from_text(text).ok_or_else(|| Strange::new("a cursor is broken"))
-}
-
-pub(super) fn epoch(text: &str) -> Result<Epoch, Strange> {
-    text.parse().map_err(|_| Strange::new("an epoch is broken"))
 }
 
 /// PostgreSQL's `bigint` bounds a revision.

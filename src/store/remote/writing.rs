@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -56,7 +56,10 @@ struct AskedItem<'a> {
 
 impl<'a> AskedItem<'a> {
     fn of(item: &'a Item) -> Result<Self> {
-        let value = item.value.as_ref().map(|value| serde_json::from_str(value.as_json()));
+        let value = item
+            .value
+            .as_ref()
+            .map(|value| serde_json::from_str(value.as_json()));
         let value = value.transpose().map_err(|_| {
             let what = format!("writing key \"{}\"", item.key);
             Error::refused(what, "the value is no JSON")
@@ -91,9 +94,11 @@ impl Remote {
         let lost = |problem: String| Error::unknown(&what, format!("server {name}: {problem}"));
         // It is applied, and what of it cannot be known.
         let body = answer.whole(MAX_ANSWER).await.map_err(lost)?;
-        let told = std::str::from_utf8(&body).map_err(|_| lost("its answer is no text".to_owned()))?;
+        let told =
+            std::str::from_utf8(&body).map_err(|_| lost("its answer is no text".to_owned()))?;
         let answered = answered(told, request, &texts);
-        let answered = answered.map_err(|told| lost(strange("the answer", &name, &told).to_string()))?;
+        let answered =
+            answered.map_err(|told| lost(strange("the answer", &name, &told).to_string()))?;
         if answered.is_news() {
             let changed = answered.keys.iter().filter(|key| key.changed);
             under_way.made(answered.cursor, changed.map(|key| key.key.clone()));
@@ -103,15 +108,19 @@ impl Remote {
 
     /// Writes several requests beside each other, each decided by itself: none shares a key with another.
     pub(super) async fn write_all(&self, requests: &[&WriteRequest]) -> GroupAnswer {
-        let writes = requests.iter().map(|request| self.write(request));
-        let members = stream::iter(writes).buffered(self.lanes).map(|written| match written {
+        let mut writes = Vec::with_capacity(requests.len());
+        for request in requests {
+            writes.push(self.write(request));
+        }
+        let written = join_all(writes).await.into_iter();
+        let members = written.map(|written| match written {
             Ok(answered) => Member::Answered(answered),
             Err(error) => Member::Refused(error),
         });
         GroupAnswer {
             // A server may have joined it with others' writes to one revision.
             committed: None,
-            members: members.collect().await,
+            members: members.collect(),
         }
     }
 
@@ -128,7 +137,9 @@ impl Remote {
         let begun = self.now();
         let mut failed = None;
         for server in self.order() {
-            let left = self.patience.saturating_sub(self.now().saturating_sub(begun));
+            let left = self
+                .patience
+                .saturating_sub(self.now().saturating_sub(begun));
             if left.is_zero() {
                 break;
             }
@@ -138,7 +149,12 @@ impl Remote {
             let Ok(Ok(_permit)) = permit else { break };
             let sent = tokio::time::timeout(self.limit, self.http.send(server, post)).await;
             let problem = match sent {
-                Err(_) => return Err(Error::unknown(what, format!("server {name}: no answer in time"))),
+                Err(_) => {
+                    return Err(Error::unknown(
+                        what,
+                        format!("server {name}: no answer in time"),
+                    ));
+                }
                 Ok(Err(Failure::Lost(problem))) => {
                     return Err(Error::unknown(what, format!("server {name}: {problem}")));
                 }
@@ -175,7 +191,10 @@ fn post(what: &str, body: Bytes, idempotency_key: Option<&str>) -> Result<Reques
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(key) = idempotency_key {
         let key = HeaderValue::from_str(key).map_err(|_| {
-            Error::refused(what, "the idempotency key holds characters that no header can")
+            Error::refused(
+                what,
+                "the idempotency key holds characters that no header can",
+            )
         })?;
         headers.insert(HeaderName::from_static("idempotency-key"), key);
     }

@@ -1,6 +1,7 @@
 //! What servers say, and what somebody says in their place.
 
 use super::*;
+use crate::core::Epoch;
 use proptest::prelude::*;
 
 fn at(revision: u64) -> Cursor {
@@ -26,7 +27,10 @@ fn an_entry_that_cannot_be_is_refused_and_its_value_is_not_told() {
     let with = |key: &str, value: &str, revision: &str, time: &str| {
         format!(r#"{{"key":{key},"value":{value},"revision":{revision},"updatedAt":{time}}}"#)
     };
-    let (time, long) = ("\"2026-01-02T03:04:05Z\"", format!("\"{}\"", "k".repeat(2_000)));
+    let (time, long) = (
+        "\"2026-01-02T03:04:05Z\"",
+        format!("\"{}\"", "k".repeat(2_000)),
+    );
     assert!(entry(&with("\"k\"", "1", "3", time), Revision::new(3)).is_ok());
     for wrong in [
         with("\"k\"", "hunter2", "3", time),
@@ -55,10 +59,16 @@ fn a_revision_of_the_journal_is_read_with_both_texts_and_its_time() {
     let [a, b] = &recorded.both().unwrap()[..] else {
         panic!("two changes")
     };
-    assert_eq!((a.old.as_deref(), a.new.as_deref()), (Some("null"), Some("2.50")));
+    assert_eq!(
+        (a.old.as_deref(), a.new.as_deref()),
+        (Some("null"), Some("2.50"))
+    );
     assert_eq!((b.old.as_deref(), b.new.as_deref()), (Some("\"x\""), None));
     let journaled = recorded.journaled(recorded.cursor().unwrap()).unwrap();
-    assert_eq!((journaled.revision.get(), journaled.at_micros % 1_000_000), (5, 2));
+    assert_eq!(
+        (journaled.revision.get(), journaled.at_micros % 1_000_000),
+        (5, 2)
+    );
 }
 
 #[test]
