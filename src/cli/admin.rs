@@ -28,7 +28,17 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
             admin.close().await;
             done
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => Err(elsewhere("migrate")),
     }
+}
+
+/// What only the machine that has the store can do.
+#[cfg(feature = "remote")]
+fn elsewhere(command: &str) -> Failure {
+    Failure::Usage(format!(
+        "`{command}` changes a database or a file, and the URL names a server; give --url of what that one stands on"
+    ))
 }
 
 pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
@@ -41,6 +51,8 @@ pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
             admin.close().await;
             begun?
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => return Err(elsewhere("new-epoch")),
     };
     say(format_args!(
         "a new epoch has begun; instances and watchers load anew"

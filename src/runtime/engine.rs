@@ -305,12 +305,14 @@ impl Engine {
         let replica = self.replica();
         let shown = self.current(&replica);
         let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
-        let (stale, own_epoch) = (self.stale(&replica), replica.has_own_epoch());
+        let stale = self.stale(&replica);
+        let own_epoch = replica.has_own_epoch().then(|| OWN_EPOCH.to_owned());
+        let advice = own_epoch.or_else(|| replica.part().map(str::to_owned));
         drop(replica);
         let cursor = shown.as_ref().map(|shown| shown.snapshot.cursor());
         let checksum = shown.as_ref().map(|shown| shown.checksum());
         let (mode, reason) = match mode {
-            Mode::Push => (ShownMode::Push, own_epoch.then(|| OWN_EPOCH.to_owned())),
+            Mode::Push => (ShownMode::Push, advice),
             Mode::Poll { why } => (ShownMode::Poll, Some(foreign(&why).to_string())),
             Mode::Offline { why } => (ShownMode::Offline, Some(foreign(&why).to_string())),
         };

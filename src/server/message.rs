@@ -7,32 +7,19 @@ use std::iter::Peekable;
 
 use axum::body::Bytes;
 
-use crate::core::{Cursor, Epoch, Revision, RevisionId};
+use crate::core::Cursor;
 
 /// A message's data is split beyond this: it is the bound of a value. One item may be longer, having an old and a new one.
 const MAX_DATA: usize = 1_048_576;
 
 /// The id of a place in a store's history, opaque to clients.
 pub(super) fn id(cursor: Cursor) -> String {
-    let (epoch, id) = (cursor.epoch.as_u128(), cursor.id.as_u128());
-    format!("{epoch:032x}-{}-{id:032x}", cursor.revision)
+    cursor.to_text()
 }
 
 /// Reads an id back; `None` for garbage.
 pub(super) fn cursor(id: &str) -> Option<Cursor> {
-    let mut parts = id.split('-');
-    let (epoch, revision, id) = (parts.next()?, parts.next()?, parts.next()?);
-    let digits = revision.bytes().all(|byte| byte.is_ascii_digit());
-    // PostgreSQL counts up to i64::MAX.
-    let number = revision.parse::<i64>().ok()?.unsigned_abs();
-    if parts.next().is_some() || !digits {
-        return None;
-    }
-    Some(Cursor {
-        epoch: epoch.parse::<Epoch>().ok()?,
-        revision: Revision::new(number),
-        id: id.parse::<RevisionId>().ok()?,
-    })
+    Cursor::from_text(id)
 }
 
 /// Says how far a client has come.
@@ -121,6 +108,7 @@ impl Iterator for Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Epoch, Revision, RevisionId};
 
     fn at(revision: u64) -> Cursor {
         Cursor {
