@@ -145,16 +145,12 @@ impl Engine {
         self.replica().next_deadline()
     }
 
-    /// Counts writes that made a revision, and takes it in if it is known. Answers whether its epoch had been shown before.
-    pub(crate) fn committed(&self, committed: Option<Committed>, writes: u64) -> bool {
+    /// Counts writes that made a revision, and takes it in if it is known.
+    pub(crate) fn committed(&self, committed: Option<Committed>, writes: u64) {
         self.book.open().counters.writes += writes;
-        let Some(committed) = committed else {
-            return false;
-        };
-        let epoch = self.replica().shown_epoch(committed.epoch);
-        let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
-        self.feed(Input::Committed(committed));
-        followed
+        if let Some(committed) = committed {
+            self.feed(Input::Committed(committed));
+        }
     }
 
     /// A cursor of the database's as it is shown.

@@ -19,7 +19,7 @@ impl Engine {
     }
 
     /// Waits until reads show what the database answered a write with, at most until `deadline`. `followed` says that its
-    /// epoch was shown before.
+    /// epoch was shown when the write began.
     pub(crate) async fn shows(
         &self,
         epoch: Epoch,
