@@ -51,7 +51,13 @@ mod seed_faults;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
+mod server_keys;
+#[cfg(feature = "server")]
 mod server_life;
+#[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
+mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]
