@@ -214,6 +214,15 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn since(
+        &self,
+        cursor: Cursor,
+    ) -> Option<(Arc<Snapshot>, Vec<Arc<crate::core::ChangeSet>>)> {
+        self.engine.since(cursor)
+    }
+
     /// What is shown, and whether every callback of it has returned; `None` after the shutdown.
     #[cfg(feature = "testing")]
     pub(crate) fn at_ease(&self) -> Option<(Option<Cursor>, bool)> {

@@ -62,6 +62,26 @@ impl Identity {
         &self.scope
     }
 
+    /// Whom the journal names for a write: whoever says so where there are no API keys, else the key's holder, with what he
+    /// says beside it.
+    pub(super) fn actor(&self, said: Option<&str>) -> Option<String> {
+        if self.key.is_none() {
+            return said.map(str::to_owned);
+        }
+        Some(match said {
+            Some(said) => format!("{}: {said}", self.name),
+            None => self.name.to_string(),
+        })
+    }
+
+    /// The name of a write that is to happen once: each holder of a key has names of its own, so that nobody takes another's.
+    pub(super) fn once(&self, idempotency_key: String) -> String {
+        match self.key {
+            Some(_) => format!("{}/{idempotency_key}", self.name),
+            None => idempotency_key,
+        }
+    }
+
     /// The API key that it showed, if there are any.
     pub(super) fn key(&self) -> Option<&Arc<LiveKey>> {
         self.key.as_ref()

@@ -5,7 +5,11 @@
 //! streams end at shutdown.
 //! Not guaranteed: that two requests see the same revision; authentication where it listens on loopback, unless it is asked for.
 
+mod batch;
+mod body;
+mod budget;
 mod certificates;
+mod changes;
 mod connections;
 mod descriptors;
 mod ending;
@@ -15,8 +19,10 @@ mod gate;
 mod health;
 mod identity;
 mod keyring;
+mod listing;
 mod message;
 mod origin;
+mod place;
 mod problem;
 mod query;
 mod scope;
@@ -32,11 +38,12 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 
+use self::budget::Budget;
 pub(crate) use self::certificates::Certificates;
 use self::connections::Patience;
 use self::gate::Door;
@@ -90,6 +97,8 @@ struct App {
     requests: Semaphore,
     /// Turns at reading the journal.
     journal: Semaphore,
+    /// The memory that bodies and answers may hold.
+    budget: Budget,
 }
 
 type Shared = Arc<App>;
@@ -126,6 +135,7 @@ pub(crate) async fn serve(
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         requests: Semaphore::new(MAX_REQUESTS),
         journal: Semaphore::new(MAX_JOURNAL_READERS),
+        budget: Budget::default(),
     });
     let mut wait = stopped.clone();
     let tls = options.tls;
@@ -164,9 +174,11 @@ fn router(app: Shared) -> Router {
     let entries = get(entries::read).put(entries::put).delete(entries::delete);
     Router::new()
         .route("/", get(index))
-        .route("/v1/config", get(entries::list))
+        .route("/v1/config", get(listing::list))
         .route("/v1/config/", entries.clone())
         .route("/v1/config/{*key}", entries)
+        .route("/v1/batch", post(batch::batch))
+        .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
         .layer(from_fn_with_state(app.clone(), in_time))
         // What tells whether the process lives is answered also while there is no place for anything else.
@@ -185,7 +197,10 @@ async fn in_time(State(app): State<Shared>, request: Request, next: Next) -> Res
     let Ok(_place) = app.requests.try_acquire() else {
         return Problem::unavailable("too many requests are under way").into_response();
     };
-    let writes = matches!(*request.method(), Method::PUT | Method::DELETE);
+    let writes = matches!(
+        *request.method(),
+        Method::PUT | Method::DELETE | Method::POST
+    );
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) if writes => Problem::outcome_unknown().into_response(),
@@ -199,10 +214,12 @@ async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": app.service.cursor().is_some() && !app.stopping(),
         "endpoints": [
-            "GET /v1/config?prefix=",
+            "GET /v1/config?prefix=&limit=&after=",
             "GET /v1/config/{key}",
             "PUT /v1/config/{key}",
             "DELETE /v1/config/{key}",
+            "POST /v1/batch",
+            "GET /v1/changes?since=&limit=&prefix=",
             "GET /v1/watch?prefix=",
             "GET /v1/status",
             "GET /healthz",

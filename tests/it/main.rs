@@ -51,6 +51,8 @@ mod seed_faults;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
+mod server_batch;
+#[cfg(feature = "server")]
 mod server_keys;
 #[cfg(feature = "server")]
 mod server_life;

@@ -275,6 +275,8 @@ async fn every_route_lets_in_whom_the_guide_says() {
     .await;
     let admin = token(db.url(), "root", "admin", &[]).await;
     until_let_in(at.address, &admin).await;
+    let state = ask(at.address, "GET", "/v1/config", &admin, "").await;
+    let since = state.header("sync-config-cursor").to_owned();
     let routes = routes();
     let endpoints = get(at.address, "/").await.json()["endpoints"].clone();
     for endpoint in endpoints.as_array().unwrap() {
@@ -310,7 +312,7 @@ async fn every_route_lets_in_whom_the_guide_says() {
                     ask(at.address, "PUT", "/v1/config/in/k", &admin, "1").await;
                     ask(at.address, "PUT", "/v1/config/out/k", &admin, "1").await;
                     ask(at.address, "PUT", "/v1/config/in", &admin, "1").await;
-                    let status = status(at.address, route, &token, key).await;
+                    let status = status(at.address, route, &token, key, &since).await;
                     // Failures are slowed down; what is told of them is another test's.
                     let status = if status == 429 { 401 } else { status };
                     let class = if status < 300 { 200 } else { status };
@@ -329,16 +331,24 @@ async fn every_route_lets_in_whom_the_guide_says() {
 }
 
 /// The status of a route's answer.
-async fn status(at: SocketAddr, route: &Route, token: &str, key: &str) -> u16 {
-    let path = route.path.replace("{key}", key);
+async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &str) -> u16 {
+    let mut path = route.path.replace("{key}", key);
     let header = [("api-key", token)];
-    if path == "/v1/watch" {
-        return Watch::asked(at, "", &header).await;
-    }
-    let body = if route.method == "PUT" { "2" } else { "" };
-    request(at, &route.method, &path, &header, body)
-        .await
-        .status
+    let body = match (route.method.as_str(), path.as_str()) {
+        (_, "/v1/watch") => return Watch::asked(at, "", &header).await,
+        (_, "/v1/changes") => {
+            path += &format!("?since={since}");
+            String::new()
+        }
+        (_, "/v1/batch") => {
+            json!({ "items": [{ "key": "in/other", "value": 1 }, { "key": key, "value": 2 }] })
+                .to_string()
+        }
+        ("PUT", _) => "2".to_owned(),
+        _ => String::new(),
+    };
+    let answer = request(at, &route.method, &path, &header, &body).await;
+    answer.status
 }
 
 #[tokio::test]
@@ -353,6 +363,8 @@ async fn a_key_sees_its_own_prefixes_and_nothing_else() {
     )
     .await;
     let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let before = ask(at.address, "GET", "/v1/config", &admin, "").await;
+    let before = before.header("sync-config-cursor").to_owned();
     for key in ["a", "a/1", "a/2", "b/1", "c", "c1"] {
         let put = ask(at.address, "PUT", &format!("/v1/config/{key}"), &admin, "1").await;
         assert_eq!(put.status, 201);
@@ -395,6 +407,22 @@ async fn a_key_sees_its_own_prefixes_and_nothing_else() {
         let answer = ask(at.address, method, &format!("/v1/config/{key}"), &own, "3").await;
         assert_eq!(answer.status, 403, "{method} {key}");
     }
+    let mixed = json!({ "items": [{ "key": "a/1", "value": 3 }, { "key": "b/1", "value": 3 }] });
+    let refused = ask(at.address, "POST", "/v1/batch", &own, &mixed.to_string()).await;
+    assert_eq!(refused.status, 403);
+    let unchanged = ask(at.address, "GET", "/v1/config/a/1", &own, "").await;
+    assert_eq!(unchanged.json()["value"], 1);
+    assert_eq!(unchanged.header("cache-control"), "private, no-cache");
+    assert!(
+        unchanged.header("vary").contains("api-key"),
+        "{unchanged:?}"
+    );
+    let page = format!("/v1/changes?since={before}");
+    let changes = ask(at.address, "GET", &page, &own, "").await;
+    assert!(
+        changes.body.contains("a/2") && !changes.body.contains("b/1"),
+        "{changes:?}"
+    );
     let after = ask(at.address, "GET", "/v1/config/b/1", &admin, "").await;
     assert_eq!(after.json()["value"], 2);
 }
@@ -660,4 +688,25 @@ async fn a_role_that_may_read_the_configuration_reads_no_digest() {
     }
     let dropped = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     client.batch_execute(&dropped).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_journal_names_who_wrote_and_nobody_takes_anothers_idempotency_key() {
+    let db = TestDb::new().await;
+    let one_of = token(db.url(), "one", "write", &[]).await;
+    let other = token(db.url(), "other", "write", &[]).await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let mut answers = Vec::new();
+    for (token, value) in [(&one_of, 1), (&other, 2), (&other, 3)] {
+        let body = json!({ "items": [{ "key": "k", "value": value }], "actor": "deploy" });
+        let headers = [("api-key", token.as_str()), ("Idempotency-Key", "same")];
+        let answer = request(at.address, "POST", "/v1/batch", &headers, &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answers.push(answer.json()["replayed"] == true);
+    }
+    assert_eq!(answers, [false, false, true]);
+    ask(at.address, "PUT", "/v1/config/k", &one_of, "4").await;
+    let sql = "SELECT string_agg(actor, ', ' ORDER BY revision) FROM sync_config_revision";
+    let actors: String = one(&db.client().await, sql).await;
+    assert_eq!(actors, "one: deploy, other: deploy, one");
 }
