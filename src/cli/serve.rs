@@ -29,6 +29,10 @@ const LOCAL_DATABASE: &str = "postgres";
 
 pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Failure> {
     log::start_server(options.log_format == LogFormat::Json);
+    let limits = options
+        .relay
+        .limits(|name| std::env::var(name).ok())
+        .map_err(Failure::Usage)?;
     let place = Place::choose(&settings, &options)?;
     let store = place.describe(&settings)?;
     let listener = listen(&options.listen, options.insecure).await?;
@@ -46,6 +50,7 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
     let told = Options {
         insecure: options.insecure,
         progress: options.progress_interval,
+        relay: limits,
     };
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
     service.shutdown().await?;

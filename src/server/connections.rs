@@ -1,24 +1,29 @@
 //! The connections of the HTTP service, which clients hold as long as they like, within bounds.
 //!
-//! Guarantees: at most 2,000 connections at once, fewer where the limit of open files is low, further ones wait to be accepted; one
+//! Guarantees: at most 1,000 connections at once beside those that streams may have, fewer where the limit of open files is low,
+//! WebSockets among them; further ones wait to be accepted; one
 //! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
 //! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
 //! is bounded elsewhere.
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
@@ -33,12 +38,15 @@ pub(super) struct Patience {
     pub(super) stall: Duration,
 }
 
-impl Default for Patience {
-    /// As many connections as there may be streams, and as many again for requests beside them. 30 s are what a pool of
+/// Connections for requests, beside those of the streams.
+const REQUESTS: usize = 1_000;
+
+impl Patience {
+    /// As many connections as there may be streams, and more for requests beside them. 30 s are what a pool of
     /// connections keeps an idle one for; a network that moves nothing for 60 s has lost its other end.
-    fn default() -> Self {
+    pub(super) fn beside(streams: usize) -> Self {
         Self {
-            connections: super::descriptors::connections(2 * super::MAX_STREAMS),
+            connections: super::descriptors::connections(streams.saturating_add(REQUESTS)),
             head: Duration::from_secs(30),
             stall: Duration::from_secs(60),
         }
@@ -62,8 +70,8 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break,
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (tcp, peer) = match accepted {
+            Ok((tcp, peer)) => (tcp, Peer(peer.ip().to_canonical())),
             Err(error) if is_the_clients(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted; trying again");
@@ -72,31 +80,39 @@ pub(super) async fn serve(
             }
         };
         let (router, stop) = (router.clone(), stop.clone());
-        connections.spawn(async move {
-            connection(tcp, router, patience, stop).await;
-            drop(place);
-        });
+        let io = Patient::new(tcp, patience.stall, place.ok());
+        connections.spawn(connection(io, peer, router, patience, stop));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection to its end.
+/// The address that a request comes from, put on it here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// Serves one connection to its end, or until it is a WebSocket, which keeps the place.
 async fn connection(
-    tcp: TcpStream,
+    io: Patient,
+    peer: Peer,
     router: Router,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
     // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
-    if let Err(error) = tcp.set_nodelay(true) {
+    if let Err(error) = io.tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY is not to be had");
     }
-    let io = TokioIo::new(Patient::new(tcp, patience.stall));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -130,14 +146,17 @@ struct Patient {
     stall: Duration,
     /// Runs while the socket takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Free for another connection when this one is closed, whatever has become of it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Patient {
-    fn new(tcp: TcpStream, stall: Duration) -> Self {
+    fn new(tcp: TcpStream, stall: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             tcp,
             stall,
             stalled: None,
+            _place: place,
         }
     }
 

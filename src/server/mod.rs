@@ -15,8 +15,8 @@ mod identity;
 mod message;
 mod problem;
 mod query;
+mod relay;
 mod scope;
-mod watch;
 
 use std::future::Future;
 use std::io;
@@ -31,17 +31,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch as signal};
+use tokio::sync::watch as signal;
 
 use self::connections::Patience;
 use self::problem::Problem;
+pub(crate) use self::relay::Limits;
+use self::relay::Relay;
 use crate::service::ConfigService;
-
-/// Open streams at most: each keeps a subscription and up to a few MiB of messages.
-const MAX_STREAMS: usize = 1_000;
-
-/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
-const MAX_JOURNAL_READERS: usize = 2;
 
 /// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,6 +56,7 @@ pub(crate) struct Options {
     pub(crate) insecure: bool,
     /// How long a stream may be idle before it tells its progress.
     pub(crate) progress: Duration,
+    pub(crate) relay: Limits,
 }
 
 /// What all requests share.
@@ -69,9 +66,7 @@ struct App {
     insecure: bool,
     progress: Duration,
     stop: signal::Receiver<bool>,
-    streams: Arc<Semaphore>,
-    /// Turns at reading the journal.
-    journal: Semaphore,
+    relay: Relay,
 }
 
 type Shared = Arc<App>;
@@ -95,22 +90,24 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
+    let relay = Relay::open(&service, options.relay).map_err(io::Error::other)?;
     let app = Arc::new(App {
         service,
         bound,
         insecure: options.insecure,
         progress: options.progress,
         stop: stopped.clone(),
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        journal: Semaphore::new(MAX_JOURNAL_READERS),
+        relay,
     });
     let mut wait = stopped.clone();
-    let server = connections::serve(listener, router(app), Patience::default(), stopped);
+    let patience = Patience::beside(options.relay.connections);
+    let server = connections::serve(listener, router(app.clone()), patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
             stop.await;
             stopping.send_replace(true);
         });
+        app.relay.drained().await;
     };
     let overdue = async {
         // The sender goes only after it has sent.
@@ -138,7 +135,8 @@ fn router(app: Shared) -> Router {
         .route("/health", get(health::alive))
         .route("/readyz", get(health::ready))
         .layer(from_fn(in_time))
-        .route("/v1/watch", get(watch::watch))
+        .route("/v1/stats", get(relay::stats))
+        .route("/v1/watch", get(relay::watch))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(app.clone(), gate::gate))
@@ -167,6 +165,7 @@ async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
             "DELETE /v1/config/{key}",
             "GET /v1/watch?prefix=",
             "GET /v1/status",
+            "GET /v1/stats",
             "GET /healthz",
             "GET /readyz",
         ],

@@ -2,15 +2,17 @@
 //!
 //! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::response::{IntoResponse, Response};
 
 use crate::core::{Key, KeyError};
 use crate::error::Error;
 
 /// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
-const RETRY_SECONDS: &str = "2";
+const RETRY_SECONDS: u64 = 2;
 
 /// What is answered instead of what was asked for.
 #[derive(Debug)]
@@ -20,7 +22,8 @@ pub(super) struct Problem {
     slug: &'static str,
     title: &'static str,
     detail: String,
-    retry: bool,
+    /// Seconds after which trying again is worthwhile.
+    retry: Option<u64>,
     reasons: Vec<String>,
 }
 
@@ -36,7 +39,7 @@ impl Problem {
             slug,
             title,
             detail: detail.into(),
-            retry: false,
+            retry: None,
             reasons: Vec::new(),
         }
     }
@@ -85,6 +88,19 @@ impl Problem {
         Self::new(status, "too-large", "Too large", detail)
     }
 
+    pub(super) fn too_many(detail: impl Into<String>, retry: Duration) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let mut problem = Self::new(status, "too-many", "Too many requests", detail);
+        // A second more at most: nobody is told to come back before it is worthwhile.
+        problem.retry = Some(retry.as_secs() + u64::from(retry.subsec_nanos() > 0));
+        problem
+    }
+
+    pub(super) fn upgrade_required(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UPGRADE_REQUIRED;
+        Self::new(status, "upgrade-required", "Upgrade required", detail)
+    }
+
     pub(super) fn precondition_failed(detail: impl Into<String>) -> Self {
         let status = StatusCode::PRECONDITION_FAILED;
         Self::new(status, "precondition-failed", "Precondition failed", detail)
@@ -93,7 +109,7 @@ impl Problem {
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut problem = Self::new(status, "unavailable", "Unavailable", detail);
-        problem.retry = true;
+        problem.retry = Some(RETRY_SECONDS);
         problem
     }
 
@@ -171,8 +187,12 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, media);
-        if self.retry {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        if let Some(seconds) = self.retry {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response
     }

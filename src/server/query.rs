@@ -16,18 +16,30 @@ pub(super) fn values<const N: usize>(
             if name != wanted {
                 continue;
             }
-            let value = percent_decoded(&value.replace('+', " "));
-            let value = value.ok_or_else(|| {
-                let problem = "the percent-encoding is broken, or it is not UTF-8";
-                Problem::bad_request(format!("{wanted} in the query: {problem}"))
-            })?;
-            if slot.replace(value).is_some() {
+            if slot.replace(decoded(wanted, value)?).is_some() {
                 let problem = format!("{wanted} stands more than once in the query");
                 return Err(Problem::bad_request(problem));
             }
         }
     }
     Ok(values)
+}
+
+/// All values of one name in a URL's query, which may stand there several times.
+pub(super) fn every(uri: &Uri, name: &str) -> Result<Vec<String>, Problem> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let found = pairs.filter_map(|pair| {
+        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (found == name).then(|| decoded(name, value))
+    });
+    found.collect()
+}
+
+fn decoded(name: &str, value: &str) -> Result<String, Problem> {
+    percent_decoded(&value.replace('+', " ")).ok_or_else(|| {
+        let problem = "the percent-encoding is broken, or it is not UTF-8";
+        Problem::bad_request(format!("{name} in the query: {problem}"))
+    })
 }
 
 /// Decodes `%41` to `A`, once; `None` when that is broken or not UTF-8.

@@ -13,13 +13,17 @@ const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 10] = [
     "SYNC_CONFIG_DATA",
     "SYNC_CONFIG_FILE",
     "SYNC_CONFIG_LISTEN",
     "SYNC_CONFIG_LOG_FORMAT",
     "SYNC_CONFIG_SERVICE",
     "SYNC_CONFIG_STORE",
+    "SYNC_CONFIG_WS_CONNECTION_TIMEOUT",
+    "SYNC_CONFIG_WS_MAX_CONNECTIONS",
+    "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES",
+    "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE",
 ];
 
 /// Those of the project's own tests and benchmarks, which this process may be one of.

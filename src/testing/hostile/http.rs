@@ -139,6 +139,7 @@ impl Host {
             let options = Options {
                 insecure: false,
                 progress: Duration::from_secs(1),
+                relay: crate::server::Limits::default(),
             };
             drop(tokio::spawn(serve(
                 listener,
