@@ -210,11 +210,6 @@ impl Hub {
         });
     }
 
-    /// How many revisions there are from a place on.
-    pub(super) fn behind(&self, place: u64) -> u64 {
-        self.lock().ring.end().saturating_sub(place)
-    }
-
     /// The channel of a scope.
     pub(super) fn channel(&self, scope: Scope, all: bool) -> Arc<Channel> {
         let mut inner = self.lock();

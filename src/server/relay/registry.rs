@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::hub::{Channel, Hub};
 use crate::runtime::Clock;
 
 /// Clients without a connection whose acknowledgement is kept.
@@ -47,8 +48,10 @@ pub(super) struct Open {
     /// When the client was last heard of, by the server's clock.
     heard: AtomicU64,
     revision: AtomicU64,
+    /// The place of the next revision for it; 0 while the journal is read.
+    at: AtomicU64,
+    channel: OnceLock<Arc<Channel>>,
     applied: AtomicU64,
-    queued: AtomicU64,
     falls: AtomicU64,
 }
 
@@ -114,7 +117,8 @@ impl Registry {
             heard: AtomicU64::new(millis(self.clock.now())),
             revision: AtomicU64::new(0),
             applied: AtomicU64::new(applied),
-            queued: AtomicU64::new(0),
+            at: AtomicU64::new(0),
+            channel: OnceLock::new(),
             falls: AtomicU64::new(0),
         });
         inner.next += 1;
@@ -167,7 +171,7 @@ impl Registry {
     }
 
     /// The connections, oldest first.
-    pub(super) fn shown(&self) -> Vec<Shown> {
+    pub(super) fn shown(&self, hub: &Hub) -> Vec<Shown> {
         let mut open: Vec<_> = self
             .lock()
             .open
@@ -176,7 +180,7 @@ impl Registry {
             .collect();
         open.sort_unstable_by_key(|(number, _)| *number);
         open.iter()
-            .map(|(_, open)| open.shown(&self.clock))
+            .map(|(_, open)| open.shown(&self.clock, hub))
             .collect()
     }
 
@@ -239,10 +243,15 @@ impl Open {
         self.heard.store(millis(now), Ordering::Relaxed);
     }
 
-    /// Notes how far the client has been told, and how many revisions are left.
-    pub(super) fn told(&self, revision: u64, queued: u64) {
+    /// Notes what it is told of.
+    pub(super) fn listens(&self, channel: Arc<Channel>) {
+        drop(self.channel.set(channel));
+    }
+
+    /// Notes how far the client has been told.
+    pub(super) fn told(&self, revision: u64, at: u64) {
         self.revision.store(revision, Ordering::Relaxed);
-        self.queued.store(queued, Ordering::Relaxed);
+        self.at.store(at, Ordering::Relaxed);
     }
 
     /// Notes that the client has applied everything up to a revision.
@@ -255,18 +264,26 @@ impl Open {
         self.falls.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn shown(&self, clock: &Clock) -> Shown {
+    fn shown(&self, clock: &Clock, hub: &Hub) -> Shown {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let applied = load(&self.applied);
+        let (applied, revision, at) = (load(&self.applied), load(&self.revision), load(&self.at));
+        let queued = match (self.channel.get(), hub.end_now()) {
+            (_, None) | (None, _) => 0,
+            (Some(_), Some(end)) if at == 0 => end.cursor.revision.get().saturating_sub(revision),
+            // Revisions that went by and are not for it are none that wait.
+            (Some(channel), Some(end)) => hub
+                .skip(channel, at)
+                .map_or(end.at.saturating_sub(at), |_| 0),
+        };
         Shown {
             id: self.id.clone(),
             client: self.client.clone(),
             transport: self.transport,
             connected_at: self.connected_at,
             heard_at: clock.wall_at(Duration::from_millis(load(&self.heard))),
-            revision: load(&self.revision),
+            revision,
             applied: (applied != NONE).then_some(applied),
-            queued: load(&self.queued),
+            queued,
             falls: load(&self.falls),
         }
     }

@@ -112,6 +112,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(app: Shared, asked: &Asked, framing: Framing, open: Arc<Open>) -> Self {
         let channel = app.relay.hub.channel(asked.scope.clone(), asked.all);
+        open.listens(channel.clone());
         Self {
             woken: channel.woken(),
             channel,
@@ -195,16 +196,11 @@ impl Source {
         self.told
     }
 
-    /// How many revisions of this server's the client has not been told.
-    pub(super) fn behind(&self) -> u64 {
+    /// The place of the next revision; 0 while it is not one of the ring.
+    pub(super) fn at(&self) -> u64 {
         match self.stage {
-            Stage::Live => self.app.relay.hub.behind(self.at),
-            _ => self
-                .told
-                .zip(self.app.service.cursor())
-                .map_or(0, |(told, shown)| {
-                    shown.revision.get().saturating_sub(told.revision.get())
-                }),
+            Stage::Live => self.at,
+            _ => 0,
         }
     }
 

@@ -125,7 +125,7 @@ impl Stream {
         let open = &self.admitted.open;
         open.heard(self.app.service.clock().now());
         if let Some(told) = self.source.told() {
-            open.told(told.revision.get(), self.source.behind());
+            open.told(told.revision.get(), self.source.at());
         }
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::server) async fn stats(
 ) -> Result<Json<Value>, Problem> {
     identity.demand(Role::Admin)?;
     let registry = &app.relay.registry;
-    let (connections, away) = (registry.shown(), registry.away());
+    let (connections, away) = (registry.shown(&app.relay.hub), registry.away());
     let deliveries = registry.deliveries();
     let (failed_at, failure) = deliveries.last_failure.unzip();
     Ok(Json(json!({

@@ -346,8 +346,8 @@ impl Connection {
         self.busy = self.now();
         self.admitted.registry().delivered(messages.len());
         if let Some(told) = self.source.told() {
-            let behind = self.source.behind();
-            self.admitted.open.told(told.revision.get(), behind);
+            let at = self.source.at();
+            self.admitted.open.told(told.revision.get(), at);
         }
         Ok(())
     }
