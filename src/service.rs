@@ -232,6 +232,15 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn since(
+        &self,
+        cursor: Cursor,
+    ) -> Option<(Arc<Snapshot>, Vec<Arc<crate::core::ChangeSet>>)> {
+        self.engine.since(cursor)
+    }
+
     /// What is shown, and whether every callback of it has returned; `None` after the shutdown.
     #[cfg(feature = "testing")]
     pub(crate) fn at_ease(&self) -> Option<(Option<Cursor>, bool)> {
@@ -250,8 +259,14 @@ impl ConfigService {
         self.engine.clock.step(micros);
     }
 
+    /// For how long the database has not proven what is shown to be its newest; `None` when nothing is shown. Cheap.
+    #[cfg(feature = "server")]
+    pub(crate) fn unproven(&self) -> Option<Duration> {
+        self.engine.unproven()
+    }
+
     /// What this instance takes for the wall clock.
-    #[cfg(all(feature = "testing", feature = "cli"))]
+    #[cfg(feature = "cli")]
     pub(crate) fn wall(&self) -> std::time::SystemTime {
         self.engine.clock.wall()
     }

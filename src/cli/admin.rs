@@ -3,10 +3,16 @@
 use super::Failure;
 use super::args::Migrate;
 use super::out::{plain, print, print_json, say};
+use crate::keys;
 use crate::settings::Settings;
 use crate::store::postgres::admin::Admin;
 
 pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(), Failure> {
+    let settings = if options.keys {
+        keys::settings(&settings)?
+    } else {
+        settings
+    };
     if options.print {
         return plain(Admin::script(&settings).await?);
     }

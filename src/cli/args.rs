@@ -1,11 +1,12 @@
 //! What can be asked for on the command line.
 
-#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::keys::lifetime;
 use super::place::Place;
+use crate::keys::Role;
 
 /// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -32,8 +33,8 @@ Exit codes:
   0  done
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
-  3  there is no such key, or no such consumer
-  4  the key is not what --if-revision or --if-absent expects; nothing was written
+  3  there is no such key, no such consumer, or no such API key
+  4  the key is not what --if-revision or --if-absent expects, or an identity has its API keys already; nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -76,6 +77,11 @@ pub(super) enum Command {
     Consumers {
         #[command(subcommand)]
         action: Option<Consumers>,
+    },
+    /// Makes, renews, lists and revokes the API keys of the HTTP service.
+    Keys {
+        #[command(subcommand)]
+        action: Keys,
     },
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
@@ -147,8 +153,69 @@ pub(super) enum Consumers {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Makes a key for an identity that has none, and prints its token: once, on stdout.
+    Create(CreateKey),
+    /// Prints identity, id, times and rights of every key, and no secret.
+    List {
+        /// Prints JSON instead: [{"identity", "id", "role", "prefixes", "createdAt", "expiresAt", "expired"}].
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a second key with the rights of the first, which goes on until it is revoked; prints its token.
+    Rotate(RotateKey),
+    /// Takes an identity's keys away. What they have open ends within a second, on every server.
+    Revoke {
+        /// Whose keys.
+        identity: String,
+        /// Only the key of this id.
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateKey {
+    /// Whose key it is: 1 to 64 letters, digits and . _ - : @.
+    pub(super) identity: String,
+    /// What it may do: a writer reads as well, an admin does everything.
+    #[arg(long)]
+    pub(super) role: Role,
+    /// Only keys that begin with this; several times, for several of them.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) prefix: Vec<String>,
+    /// How long it lets somebody in, 90d for example; without it until it is revoked.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) expires: Option<Duration>,
+    /// How many requests a minute each server takes of it, instead of the server's own bound; 0 is any number.
+    #[arg(long, value_name = "N")]
+    pub(super) requests_per_minute: Option<u32>,
+    /// Prints JSON with the token in it.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RotateKey {
+    /// Whose key is renewed.
+    pub(super) identity: String,
+    /// How long the new key lets somebody in; without it as long as the old one was made for.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) expires: Option<Duration>,
+    /// How much longer the old key lets somebody in; without it until it expires or is revoked.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) old_expires: Option<Duration>,
+    /// Prints JSON with the token in it.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
+    /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
+    #[arg(long)]
+    pub(super) keys: bool,
     /// Prints the SQL for psql instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
@@ -172,6 +239,18 @@ pub(super) enum Store {
     Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
+}
+
+/// Who is let in.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Auth {
+    /// API keys beyond loopback; on loopback every program of this machine is let in without one.
+    Auto,
+    /// API keys, on loopback too.
+    Keys,
+    /// No API keys. Only on loopback.
+    Off,
 }
 
 #[cfg(feature = "server")]
@@ -201,10 +280,47 @@ pub(super) struct Serve {
     /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
     #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
     pub(super) data: Option<std::path::PathBuf>,
-    /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address
-    /// reads and writes everything.
+    /// Whether clients have to show an API key (`sync-config keys`). Beyond loopback they always have to.
+    #[arg(long, env = "SYNC_CONFIG_AUTH", default_value = "auto")]
+    pub(super) auth: Auth,
+    /// The server's certificate with its chain, in PEM; read again when it changes, and on SIGHUP.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SYNC_CONFIG_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub(super) tls_cert: Option<std::path::PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SYNC_CONFIG_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(super) tls_key: Option<std::path::PathBuf>,
+    /// Allows plaintext beyond loopback: whoever is on the way reads values and API keys. For a proxy in front that has TLS.
     #[arg(long)]
     pub(super) insecure: bool,
+    /// A site whose pages may ask, https://console.example for example; several times, for several of them.
+    #[arg(
+        long,
+        value_name = "SITE",
+        env = "SYNC_CONFIG_ALLOW_ORIGIN",
+        value_delimiter = ','
+    )]
+    pub(super) allow_origin: Vec<String>,
+    /// How many requests a minute each API key may make whose own record says nothing of it; 0 is any number.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SYNC_CONFIG_REQUESTS_PER_MINUTE",
+        default_value = "6000"
+    )]
+    pub(super) requests_per_minute: u32,
+    /// How long API keys are believed while their store cannot be reached: 1s to 3650days. A revocation meanwhile is not heard of.
+    #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_KEYS_MAX_STALENESS", default_value = "1day", value_parser = lifetime)]
+    pub(super) keys_max_staleness: Duration,
     /// How to log, on stderr. RUST_LOG chooses what; its default is sync_config=info.
     #[arg(long, env = "SYNC_CONFIG_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,

@@ -10,9 +10,12 @@ mod args;
 mod commands;
 mod config;
 mod consumers;
+mod keys;
 mod log;
 mod out;
 mod place;
+#[cfg(feature = "server")]
+mod protection;
 #[cfg(feature = "server")]
 mod serve;
 mod watch;
@@ -88,6 +91,7 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         Command::Watch { prefix } => watch::watch(settings, prefix).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
+        Command::Keys { action } => keys::run(settings, action).await,
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
@@ -116,6 +120,9 @@ enum Failure {
     Usage(String),
     Missing(String),
     MissingConsumer(String),
+    MissingApiKey(String),
+    /// There is something already where a new thing was to be.
+    Taken(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
     #[cfg(feature = "server")]
@@ -131,6 +138,8 @@ impl Failure {
             Self::Usage(text) => (text.clone(), 2),
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
+            Self::MissingApiKey(name) => (format!("{name} has no such API key"), 3),
+            Self::Taken(text) => (text.clone(), 4),
             Self::Other(text) => (text.clone(), 1),
             #[cfg(feature = "server")]
             Self::Advice(problem, advice) => {

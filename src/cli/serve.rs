@@ -7,16 +7,19 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::exit;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::args::{LogFormat, Serve, Store};
+use super::protection::Protection;
 use super::{Failure, log};
 use crate::core::shown;
+use crate::keys;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint, running_as_root};
 use crate::server::{self, Options};
-use crate::service::Builder;
+use crate::service::{Builder, ConfigService};
 use crate::settings::Settings;
 use crate::store::postgres::admin::Admin;
 use crate::sync_config::SyncConfig;
@@ -35,25 +38,39 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
         .map_err(Failure::Usage)?;
     let place = Place::choose(&settings, &options)?;
     let store = place.describe(&settings)?;
-    let listener = listen(&options.listen, options.insecure).await?;
+    let found = find(&options.listen).await?;
+    let protection = Protection::choose(&options, &found)?;
+    let rules = protection.rules(&settings, &options)?;
+    let listener = TcpListener::bind(&*found)
+        .await
+        .map_err(|error| Failure::Other(format!("--listen {:?}: {error}", options.listen)))?;
     let address = listener.local_addr().map_err(io)?;
-    tracing::info!(%address, store = %shown(&store), "serving");
-    if options.insecure {
-        tracing::warn!("--insecure: whoever reaches this address reads and writes everything");
-    }
+    tracing::info!(%address, store = %shown(&store), auth = protection.auth(), tls = protection.tls.is_some(), "serving");
+    protection.warn();
     let stop = signals()?;
-    let (builder, local) = tokio::select! {
+    let opened = tokio::select! {
         opened = place.open(settings) => opened?,
         () = stopped(stop.clone()) => return Ok(()),
     };
-    let service = builder.without_waiting().start().await?;
+    let service = opened.builder(opened.settings.clone());
+    let service = service.without_waiting().start().await?;
+    let keys = match rules {
+        Some(rules) => Some((opened.keys().await?, rules)),
+        None => None,
+    };
     let told = Options {
-        insecure: options.insecure,
+        keys: keys.clone(),
+        origins: protection.origins,
+        tls: protection.tls,
         progress: options.progress_interval,
         relay: limits,
     };
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
+    if let Some((keys, _)) = keys {
+        keys.shutdown().await?;
+    }
     service.shutdown().await?;
+    let local = opened.local;
     if let Some(local) = local {
         // Stopping waits for a process.
         drop(tokio::task::spawn_blocking(move || drop(local)).await);
@@ -99,12 +116,17 @@ impl Place {
         }
     }
 
-    async fn open(self, settings: Settings) -> Result<(Builder, Option<LocalPostgres>), Failure> {
+    async fn open(self, settings: Settings) -> Result<Opened, Failure> {
+        let opened = |settings, file| Opened {
+            settings,
+            file,
+            local: None,
+        };
         let dir = match self {
-            Self::Database => return Ok((Builder::new(settings), None)),
+            Self::Database => return Ok(opened(settings, None)),
             Self::Sqlite(file) => {
                 make_room(&file)?;
-                return Ok((Builder::sqlite(file).settings(settings), None));
+                return Ok(opened(settings, Some(file)));
             }
             Self::Local(dir) => dir,
         };
@@ -132,7 +154,34 @@ impl Place {
             listen_database_url: None,
             ..settings
         };
-        Ok((Builder::new(settings), Some(local)))
+        Ok(Opened {
+            settings,
+            file: None,
+            local: Some(local),
+        })
+    }
+}
+
+/// Where the data is, ready for services on it.
+struct Opened {
+    settings: Settings,
+    /// Of SQLite.
+    file: Option<PathBuf>,
+    local: Option<LocalPostgres>,
+}
+
+impl Opened {
+    fn builder(&self, settings: Settings) -> Builder {
+        match &self.file {
+            Some(file) => Builder::sqlite(file).settings(settings),
+            None => Builder::new(settings),
+        }
+    }
+
+    /// The store of the API keys.
+    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
+        let builder = self.builder(keys::settings(&self.settings)?);
+        Ok(builder.without_waiting().start().await?)
     }
 }
 
@@ -179,23 +228,13 @@ fn data_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<P
     })
 }
 
-async fn listen(text: &str, insecure: bool) -> Result<TcpListener, Failure> {
-    let wrong = |problem: String| Failure::Usage(format!("--listen {text:?}: {problem}"));
+/// The addresses of a text.
+async fn find(text: &str) -> Result<Vec<SocketAddr>, Failure> {
     let found = tokio::net::lookup_host(text).await;
-    let found: Vec<SocketAddr> = found
-        .map_err(|error| wrong(format!("write 127.0.0.1:8420 ({error})")))?
-        .collect();
-    let beyond = found.iter().any(|address| !address.ip().is_loopback());
-    if beyond && !insecure {
-        return Err(wrong(
-            "is beyond loopback, and there is no authentication yet; listen on 127.0.0.1, \
-             or say --insecure if whoever reaches the address may read and write everything"
-                .to_owned(),
-        ));
-    }
-    TcpListener::bind(&*found)
-        .await
-        .map_err(|error| Failure::Other(format!("--listen {text:?}: {error}")))
+    let found = found.map_err(|error| {
+        Failure::Usage(format!("--listen {text:?}: write 127.0.0.1:8420 ({error})"))
+    })?;
+    Ok(found.collect())
 }
 
 /// Tells of the first signal to stop; a second one ends the process.

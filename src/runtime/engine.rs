@@ -364,6 +364,17 @@ impl Engine {
         Some(change.old().is_none() && change.new().is_some())
     }
 
+    /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn since(
+        &self,
+        cursor: Cursor,
+    ) -> Option<(Arc<Snapshot>, Vec<Arc<crate::core::ChangeSet>>)> {
+        let replica = self.replica();
+        let later = replica.sets_after(cursor)?;
+        Some((self.current(&replica)?.snapshot.clone(), later))
+    }
+
     pub(crate) fn checksum(&self) -> Result<Checksum> {
         Ok(self.shown_now()?.checksum())
     }

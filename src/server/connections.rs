@@ -4,31 +4,38 @@
 //! WebSockets among them; further ones wait to be accepted; one
 //! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
 //! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
-//! is bounded elsewhere.
+//! is bounded elsewhere. With TLS the handshake has as long as a head.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long an accept that failed is waited with, as without file descriptors: they become free when others end.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The address that a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +64,7 @@ impl Patience {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -71,7 +79,7 @@ pub(super) async fn serve(
             () = stopped(&mut stop) => break,
         };
         let (tcp, peer) = match accepted {
-            Ok((tcp, peer)) => (tcp, Peer(peer.ip().to_canonical())),
+            Ok((tcp, peer)) => (tcp, Peer(peer)),
             Err(error) if is_the_clients(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted; trying again");
@@ -79,39 +87,53 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (router, stop) = (router.clone(), stop.clone());
-        let io = Patient::new(tcp, patience.stall, place.ok());
-        connections.spawn(connection(io, peer, router, patience, stop));
+        let (tls, stop) = (tls.clone(), stop.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let met = Met { router, peer };
+        let tcp = Patient::new(tcp, patience.stall, place.ok());
+        connections.spawn(connection(tcp, met, tls, patience, stop));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// The address that a request comes from, put on it here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
-
 /// Serves one connection to its end, or until it is a WebSocket, which keeps the place.
 async fn connection(
-    io: Patient,
-    peer: Peer,
-    router: Router,
+    tcp: Patient,
+    met: Met,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
     // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
-    if let Err(error) = io.tcp.set_nodelay(true) {
+    if let Err(error) = tcp.tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY is not to be had");
     }
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.call(request)
-    });
+    let Some(tls) = tls else {
+        return requests(tcp, met, patience, stop).await;
+    };
+    let shaken = tokio::select! {
+        shaken = timeout(patience.head, tls.accept(tcp)) => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        Ok(Ok(tls)) => requests(tls, met, patience, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers the requests of a connection, until its end or until it is a WebSocket.
+async fn requests(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    met: Met,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(io), met)
         .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
@@ -138,6 +160,23 @@ fn is_the_clients(error: &io::Error) -> bool {
         error.kind(),
         ConnectionRefused | ConnectionAborted | ConnectionReset
     )
+}
+
+/// Says of each request where it comes from.
+struct Met {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Met {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
 }
 
 /// A socket that gives up on a peer which takes nothing for too long.
@@ -230,7 +269,6 @@ mod tests {
     use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -276,7 +314,7 @@ mod tests {
                 head: Duration::from_millis(head),
                 stall: Duration::from_millis(stall),
             };
-            let task = tokio::spawn(serve(listener, router, patience, stopped));
+            let task = tokio::spawn(serve(listener, router, None, patience, stopped));
             Self {
                 address,
                 held,

@@ -13,13 +13,19 @@ const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 16] = [
+    "SYNC_CONFIG_ALLOW_ORIGIN",
+    "SYNC_CONFIG_AUTH",
     "SYNC_CONFIG_DATA",
     "SYNC_CONFIG_FILE",
+    "SYNC_CONFIG_KEYS_MAX_STALENESS",
     "SYNC_CONFIG_LISTEN",
     "SYNC_CONFIG_LOG_FORMAT",
+    "SYNC_CONFIG_REQUESTS_PER_MINUTE",
     "SYNC_CONFIG_SERVICE",
     "SYNC_CONFIG_STORE",
+    "SYNC_CONFIG_TLS_CERT",
+    "SYNC_CONFIG_TLS_KEY",
     "SYNC_CONFIG_WS_CONNECTION_TIMEOUT",
     "SYNC_CONFIG_WS_MAX_CONNECTIONS",
     "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES",

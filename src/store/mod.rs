@@ -15,7 +15,7 @@ pub(crate) mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -232,6 +232,8 @@ impl Answered {
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub(crate) cursor: Cursor,
+    /// When its transaction began, in microseconds since 1970; 0 for a time that cannot be shown.
+    pub(crate) at_micros: i64,
     pub(crate) changes: Vec<RecordedChange>,
 }
 
@@ -248,6 +250,18 @@ impl Recorded {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.cursor
+    }
+
+    /// When its transaction began, by the database's clock: the time of change of every key that it put.
+    #[must_use]
+    pub fn at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(self.at_micros).unwrap_or(0))
+    }
+
+    /// The same, if it can be shown.
+    #[cfg(feature = "server")]
+    pub(crate) fn time(&self) -> Option<SystemTime> {
+        (self.at_micros > 0).then(|| self.at())
     }
 
     /// The net changes, each key once.

@@ -49,6 +49,8 @@ mod seed_faults;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
+mod server_batch;
+#[cfg(feature = "server")]
 mod server_life;
 #[cfg(feature = "server")]
 mod server_watch;

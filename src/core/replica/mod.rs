@@ -198,6 +198,17 @@ impl Replica {
         self.state.as_ref()?.history.set(cursor)
     }
 
+    /// What the revisions after a cursor changed, oldest first, while they are all among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn sets_after(
+        &self,
+        cursor: Cursor,
+    ) -> Option<Vec<std::sync::Arc<super::ChangeSet>>> {
+        let state = self.state.as_ref()?;
+        let ours = state.cursor.epoch == cursor.epoch;
+        ours.then(|| state.history.sets_after(cursor)).flatten()
+    }
+
     /// The checksum of the revision shown, computed once for each.
     pub(crate) fn checksum(&mut self) -> Option<Checksum> {
         self.state.as_mut().map(State::checksum)

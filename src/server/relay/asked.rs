@@ -43,13 +43,7 @@ impl Asked {
         ];
         let [cursor, last_event_id, epoch, revision, client, state, all] =
             query::values(uri, names)?;
-        let prefixes = query::every(uri, "prefix")?;
-        let wanted = if prefixes.is_empty() {
-            Scope::all()
-        } else {
-            Scope::of(prefixes)
-        };
-        let scope = identity.scope().within(&wanted);
+        let scope = identity.scope().within(&query::scope(uri)?);
         if scope.is_none() {
             return Err(Problem::forbidden(
                 "the API key is for none of the keys that are asked for; ask with a prefix that it is for",

@@ -25,7 +25,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use tokio::sync::{Semaphore, watch as signal};
+use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 
 use self::asked::Asked;
@@ -34,15 +34,12 @@ use self::hub::{Hearing, Hub};
 use self::registry::Registry;
 pub(super) use self::stats::stats;
 use super::connections::Peer;
-use super::identity::Identity;
+use super::identity::{Identity, Role};
 use super::problem::Problem;
 use super::{App, Shared};
 use crate::core::Cursor;
 use crate::error::{Error, Kind, Result};
 use crate::service::ConfigService;
-
-/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
-const MAX_JOURNAL_READERS: usize = 2;
 
 /// How long a client that comes from a server further ahead waits for this one to follow.
 const FOLLOW: Duration = Duration::from_secs(5);
@@ -83,8 +80,6 @@ pub(super) struct Relay {
     registry: Arc<Registry>,
     limits: Limits,
     attempts: Attempts,
-    /// Turns at reading the journal.
-    journal: Semaphore,
     /// Names this server to clients.
     server: String,
     tasks: Mutex<JoinSet<()>>,
@@ -101,7 +96,6 @@ impl Relay {
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
             attempts: Attempts::new(clock.clone(), limits.attempts),
-            journal: Semaphore::new(MAX_JOURNAL_READERS),
             server: format!("{:016x}", clock.random()),
             tasks: Mutex::default(),
             _hearing: hearing,
@@ -137,15 +131,19 @@ pub(super) async fn watch(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> std::result::Result<Response, Problem> {
+    identity.demand(Role::Read)?;
     let (mut parts, _) = request.into_parts();
     let upgrade = websocket::asked_for(&parts.headers);
     if upgrade {
-        app.relay.attempts.admit(peer.0).map_err(|wait| {
-            Problem::too_many(
-                "this address asks for WebSockets too often; see Retry-After",
-                wait,
-            )
-        })?;
+        app.relay
+            .attempts
+            .admit(peer.0.ip().to_canonical())
+            .map_err(|wait| {
+                Problem::too_many(
+                    "this address asks for WebSockets too often; see Retry-After",
+                    wait,
+                )
+            })?;
     }
     let mut asked = Asked::read(&app, &parts.uri, &parts.headers, &identity)?;
     if let Some(from) = asked.resume.take() {

@@ -464,7 +464,7 @@ impl Source {
 /// the first one read.
 async fn past(app: Shared, after: Cursor, to: Cursor) -> Past {
     // The semaphore is never closed.
-    let _turn = app.relay.journal.acquire().await;
+    let _turn = app.journal.acquire().await;
     if app.relay.hub.place(after).is_some() {
         return Past::Known;
     }

@@ -19,6 +19,7 @@ pub(in crate::server) async fn stats(
     Extension(identity): Extension<Identity>,
 ) -> Result<Json<Value>, Problem> {
     identity.demand(Role::Admin)?;
+    identity.demand_all()?;
     let registry = &app.relay.registry;
     let (connections, away) = (registry.shown(&app.relay.hub), registry.away());
     let deliveries = registry.deliveries();

@@ -10,14 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use axum::body::Bytes;
-use serde::Serialize;
 
 use super::frames::{Framing, Items, Parts};
 use crate::core::{Change, ChangeSet, Cursor};
 use crate::server::message;
 use crate::server::scope::Scope;
 use crate::store::{Recorded, RecordedChange};
-use crate::wire::{ChangeView, json, timestamp};
+use crate::wire::{ChangeView, json};
 
 /// A revision with longer values than these is not kept in encoded form.
 const MAX_SHARED: usize = 4 * 1_048_576;
@@ -40,8 +39,8 @@ pub(super) struct Told {
 /// Where it was heard of.
 enum Changes {
     Applied(Arc<ChangeSet>),
-    /// In byte order of their keys.
-    Recorded(Vec<RecordedChange>),
+    /// In byte order of their keys, with the time of their transaction.
+    Recorded(Vec<RecordedChange>, Option<SystemTime>),
 }
 
 /// Which changes are told, and how.
@@ -84,9 +83,11 @@ impl Told {
     }
 
     pub(super) fn recorded(recorded: Recorded, at: SystemTime) -> Self {
+        let time = recorded.time();
         let Recorded {
             cursor,
             mut changes,
+            ..
         } = recorded;
         changes.sort_unstable_by(|one, two| one.key.cmp(&two.key));
         let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
@@ -97,7 +98,7 @@ impl Told {
                 + length(&change.new)
         };
         let weight = changes.iter().map(texts).sum();
-        Self::new(cursor, at, Changes::Recorded(changes), weight)
+        Self::new(cursor, at, Changes::Recorded(changes, time), weight)
     }
 
     fn new(cursor: Cursor, at: SystemTime, changes: Changes, weight: usize) -> Self {
@@ -174,54 +175,26 @@ impl Told {
     }
 
     fn item(&self, at: usize, all: bool) -> Option<String> {
-        let revision = self.cursor.revision.get();
-        Some(match &self.changes {
+        let (view, time) = match &self.changes {
             Changes::Applied(set) => {
                 let change = set.changes().get(at)?;
-                let view = ChangeView::from(change);
-                if all {
-                    let updated_at = change.new().map(|entry| timestamp(entry.updated_at()));
-                    json(&Exact {
-                        view,
-                        revision,
-                        updated_at,
-                    })
-                } else {
-                    json(&view)
-                }
+                let time = change.new().map(|entry| entry.updated_at());
+                (ChangeView::from(change), time)
             }
-            Changes::Recorded(changes) => {
-                let view = ChangeView::from(changes.get(at)?);
-                if all {
-                    json(&Exact {
-                        view,
-                        revision,
-                        updated_at: None,
-                    })
-                } else {
-                    json(&view)
-                }
-            }
-        })
+            Changes::Recorded(changes, time) => (ChangeView::from(changes.get(at)?), *time),
+        };
+        if all {
+            return Some(json(&view.made_by(self.cursor.revision, time)));
+        }
+        Some(json(&view))
     }
 
     fn matching(&self, scope: &Scope) -> Ranges {
         match &self.changes {
             Changes::Applied(set) => matching(set.changes(), scope, |change| change.key()),
-            Changes::Recorded(changes) => matching(changes, scope, |change| &change.key),
+            Changes::Recorded(changes, _) => matching(changes, scope, |change| &change.key),
         }
     }
-}
-
-/// A change as a copy needs it, which keeps the revision of each entry.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Exact<'a> {
-    #[serde(flatten)]
-    view: ChangeView<'a>,
-    revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    updated_at: Option<String>,
 }
 
 /// Where the changes of a scope are among changes in byte order of their keys.

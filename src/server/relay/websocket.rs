@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
@@ -56,6 +56,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the client's part of the closing is waited for.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// The protocol spoken, where a client names any.
+const PROTOCOL: &str = "sync-config";
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -146,6 +149,7 @@ pub(super) fn open(
     let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
     let key =
         key.ok_or_else(|| Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    let ours = lists(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let accept = derive_accept_key(key.as_bytes());
     let upgrade = request.extensions.remove::<OnUpgrade>();
     let upgrade =
@@ -169,6 +173,10 @@ pub(super) fn open(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     let accept = HeaderValue::from_str(&accept).map_err(|_| Problem::internal())?;
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    // A browser shows its API key beside this one, as another protocol; that must never be repeated.
+    if ours {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    }
     Ok(response)
 }
 
