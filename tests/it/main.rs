@@ -53,7 +53,13 @@ mod server;
 #[cfg(feature = "server")]
 mod server_batch;
 #[cfg(feature = "server")]
+mod server_keys;
+#[cfg(feature = "server")]
 mod server_life;
+#[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
+mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]
