@@ -451,7 +451,10 @@ mod tests {
             chunk(1, true, one),
             chunk(1, true, &chunk(1, true, "{}")),
         ] {
-            assert!(super::tests::told().take(&wrong).is_err(), "{wrong}");
+            assert!(
+                Told::at(cursor(1, 4), cursor(1, 4)).take(&wrong).is_err(),
+                "{wrong}"
+            );
         }
         let large = "x".repeat(MAX_CHUNKED / 2);
         told.take(&chunk(1, false, &large)).unwrap();
