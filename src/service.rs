@@ -19,9 +19,13 @@ use tokio::task::JoinHandle;
 
 #[cfg(feature = "toml")]
 pub use self::services::Services;
+#[cfg(feature = "server")]
+use crate::core::RevisionId;
 use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Key, Revision, Scalar, Snapshot};
 use crate::error::{Error, Kind, Result};
+#[cfg(feature = "server")]
+use crate::runtime::Glance;
 use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer};
 use crate::settings::Settings;
 use crate::status::Status;
@@ -183,6 +187,24 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.engine.cursor()
+    }
+
+    /// How this instance is, without the cost of a status; `None` before the first load.
+    #[cfg(feature = "server")]
+    pub(crate) fn glance(&self) -> Option<Glance> {
+        self.engine.glance()
+    }
+
+    /// The id of a revision of the epoch shown, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        self.engine.id_of(revision)
+    }
+
+    /// The clock of this instance.
+    #[cfg(feature = "server")]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.engine.clock
     }
 
     /// Waits until a cursor that the database knows is shown, in whichever epoch: false when the time is over.

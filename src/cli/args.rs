@@ -351,6 +351,78 @@ pub(super) struct Serve {
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    #[command(flatten)]
+    pub(super) relay: Relay,
+}
+
+/// What clients of the relay may take.
+#[cfg(feature = "server")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Relay {
+    /// Open watches at most. WS_MAX_CONNECTIONS is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_CONNECTIONS")]
+    pub(super) max_connections: Option<usize>,
+    /// WebSockets that one address may ask for in a minute; 0 is no limit. WS_RATE_LIMIT_PER_MINUTE is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE")]
+    pub(super) rate_limit_per_minute: Option<u32>,
+    /// How long a WebSocket's client may be silent, pongs included, before it counts as gone: 1s to 1h.
+    /// WS_CONNECTION_TIMEOUT is taken as well, in seconds.
+    #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_WS_CONNECTION_TIMEOUT", value_parser = silence)]
+    pub(super) connection_timeout: Option<Duration>,
+    /// Bytes of a WebSocket's frame at most: 4096 to 64 MiB.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES", default_value = "1048576",
+        value_parser = clap::value_parser!(u32).range(4_096..=67_108_864))]
+    pub(super) max_message_bytes: u32,
+}
+
+#[cfg(feature = "server")]
+fn silence(text: &str) -> Result<Duration, String> {
+    let bare = text.parse::<u64>().map(Duration::from_secs);
+    let time =
+        bare.or_else(|_| humantime::parse_duration(text).map_err(|error| error.to_string()))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be from 1s to 1h".to_owned())
+    }
+}
+
+#[cfg(feature = "server")]
+impl Relay {
+    /// The limits, those of variables with other names included where nothing else says so.
+    pub(super) fn limits(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<crate::server::Limits, String> {
+        let default = crate::server::Limits::default();
+        let other = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let number = |name: &'static str| {
+            let text = other(name);
+            text.map(|text| {
+                text.parse::<u32>()
+                    .map_err(|_| format!("{name} must be a number"))
+            })
+            .transpose()
+        };
+        let connections = match (self.max_connections, number("WS_MAX_CONNECTIONS")?) {
+            (Some(given), _) => given,
+            (None, Some(other)) => usize::try_from(other).unwrap_or(usize::MAX),
+            (None, None) => default.connections,
+        };
+        let attempts = self
+            .rate_limit_per_minute
+            .or(number("WS_RATE_LIMIT_PER_MINUTE")?);
+        let named = other("WS_CONNECTION_TIMEOUT").map(|text| silence(&text));
+        let named = named
+            .transpose()
+            .map_err(|problem| format!("WS_CONNECTION_TIMEOUT {problem}"))?;
+        Ok(crate::server::Limits {
+            connections,
+            attempts: attempts.unwrap_or(default.attempts),
+            silence: self.connection_timeout.or(named).unwrap_or(default.silence),
+            frame: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
+        })
+    }
 }
 
 #[cfg(feature = "server")]

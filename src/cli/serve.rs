@@ -34,6 +34,10 @@ pub(super) async fn serve(
     options: Serve,
 ) -> Result<(), Failure> {
     log::start_server(options.log_format == LogFormat::Json);
+    let limits = options
+        .relay
+        .limits(|name| std::env::var(name).ok())
+        .map_err(Failure::Usage)?;
     let place = Place::choose(&settings, data, options.store)?;
     let store = place.describe(&settings)?;
     let found = find(&options.listen).await?;
@@ -61,6 +65,7 @@ pub(super) async fn serve(
         origins: protection.origins,
         tls: protection.tls,
         progress: options.progress_interval,
+        relay: limits,
     };
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
     if let Some((keys, _)) = keys {

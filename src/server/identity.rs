@@ -52,6 +52,11 @@ impl Identity {
         }
     }
 
+    /// Whether there are no API keys to tell one from another.
+    pub(super) fn is_anyone(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// The name that connections, statistics and logs know it by.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name

@@ -193,6 +193,7 @@ impl Message {
 pub(crate) struct Watch {
     connection: Connection,
     text: Vec<u8>,
+    ack: Option<Message>,
 }
 
 impl Watch {
@@ -214,6 +215,7 @@ impl Watch {
         Self {
             connection,
             text: Vec::new(),
+            ack: None,
         }
     }
 
@@ -222,10 +224,21 @@ impl Watch {
         Self::open(address, "", &[("Last-Event-ID", id)]).await
     }
 
-    /// The next message; `None` at the end of the stream.
+    /// The next message after the acknowledgement; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> Option<Message> {
-        let next = timeout(PATIENCE, self.read()).await;
-        next.expect("a message, or the end of the stream")
+        loop {
+            let next = timeout(PATIENCE, self.read()).await;
+            let next = next.expect("a message, or the end of the stream");
+            match next {
+                Some(ack) if ack.event == "ack" => self.ack = Some(ack),
+                other => return other,
+            }
+        }
+    }
+
+    /// What the stream was acknowledged with, before its first message.
+    pub(crate) fn ack(&self) -> &Message {
+        self.ack.as_ref().expect("an acknowledgement")
     }
 
     /// The next message that is no progress.
