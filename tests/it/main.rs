@@ -35,6 +35,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_chain;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_faults;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_hostile;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_keys;
 mod retention;
 mod roles;
 mod roles_forked;

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use axum::body::Bytes;
 
 use super::frames::{Framing, Items, Parts};
-use crate::core::{Change, ChangeSet, Cursor};
+use crate::core::{Change, ChangeSet, Cursor, Entry};
 use crate::server::message;
 use crate::server::scope::Scope;
 use crate::store::{Recorded, RecordedChange};
@@ -38,7 +38,11 @@ pub(super) struct Told {
 
 /// Where it was heard of.
 enum Changes {
-    Applied(Arc<ChangeSet>),
+    Applied {
+        set: Arc<ChangeSet>,
+        /// With those that kept their value and got a new revision, where there are any.
+        exact: Option<Arc<ChangeSet>>,
+    },
     /// In byte order of their keys, with the time of their transaction.
     Recorded(Vec<RecordedChange>, Option<SystemTime>),
 }
@@ -73,13 +77,20 @@ enum Encoded {
 impl Told {
     pub(super) fn applied(set: Arc<ChangeSet>, at: SystemTime) -> Self {
         let texts = |change: &Change| {
-            let length = |entry: Option<&Arc<crate::core::Entry>>| {
-                entry.map_or(0, |entry| entry.as_json().len())
-            };
+            let length =
+                |entry: Option<&Arc<Entry>>| entry.map_or(0, |entry| entry.as_json().len());
             size_of::<Change>() + change.key().len() + length(change.old()) + length(change.new())
         };
         let weight = set.changes().iter().map(texts).sum();
-        Self::new(set.cursor(), at, Changes::Applied(set), weight)
+        let cursor = set.cursor();
+        let (set, exact) = if set.changes().iter().any(is_silent) {
+            let changes = set.changes().iter().filter(|change| !is_silent(change));
+            let changes = changes.cloned().collect();
+            (Arc::new(ChangeSet { changes, ..*set }), Some(set))
+        } else {
+            (set, None)
+        };
+        Self::new(cursor, at, Changes::Applied { set, exact }, weight)
     }
 
     pub(super) fn recorded(recorded: Recorded, at: SystemTime) -> Self {
@@ -123,12 +134,12 @@ impl Told {
 
     /// Whether it concerns a scope.
     pub(super) fn concerns(&self, scope: &Scope) -> bool {
-        !self.matching(scope).is_empty()
+        !self.matching(scope, false).is_empty()
     }
 
     /// What a client is told; with `all` also of a revision of which nothing matches.
     pub(super) fn tell(self: &Arc<Self>, scope: &Scope, all: bool, framing: Framing) -> Telling {
-        let ranges = self.matching(scope);
+        let ranges = self.matching(scope, all);
         if ranges.is_empty() && !all {
             return Telling::Nothing;
         }
@@ -176,8 +187,9 @@ impl Told {
 
     fn item(&self, at: usize, all: bool) -> Option<String> {
         let (view, time) = match &self.changes {
-            Changes::Applied(set) => {
-                let change = set.changes().get(at)?;
+            Changes::Applied { set, exact } => {
+                let exact = exact.as_ref().filter(|_| all);
+                let change = exact.unwrap_or(set).changes().get(at)?;
                 let time = change.new().map(|entry| entry.updated_at());
                 (ChangeView::from(change), time)
             }
@@ -189,12 +201,20 @@ impl Told {
         Some(json(&view))
     }
 
-    fn matching(&self, scope: &Scope) -> Ranges {
+    fn matching(&self, scope: &Scope, all: bool) -> Ranges {
         match &self.changes {
-            Changes::Applied(set) => matching(set.changes(), scope, |change| change.key()),
+            Changes::Applied { set, exact } => {
+                let exact = exact.as_ref().filter(|_| all);
+                matching(exact.unwrap_or(set).changes(), scope, |change| change.key())
+            }
             Changes::Recorded(changes, _) => matching(changes, scope, |change| &change.key),
         }
     }
+}
+
+/// Whether a change is none but for the revision of its entry.
+fn is_silent(change: &Change) -> bool {
+    matches!((change.old(), change.new()), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
 }
 
 /// Where the changes of a scope are among changes in byte order of their keys.

@@ -258,9 +258,8 @@ impl Remote {
             }
         };
         let session = Session::open(stream, opening, lost).await?;
-        if session.rewound {
-            // The server looked for it in its store, where it is not.
-            self.seen().forget();
+        if let (true, Some(seen)) = (session.rewound, seen) {
+            self.make_sure_lost(server, seen).await?;
         }
         let session = Arc::new(session);
         *lock(&self.session) = Arc::downgrade(&session);
@@ -269,6 +268,21 @@ impl Remote {
         let asked = listener.ask(Revision::ZERO).await;
         asked.map_err(|error| Unwelcome::Failed(error.to_string()))?;
         Ok(listener)
+    }
+
+    /// A server shows less than was shown here: it is only slow, or the history was replaced, which its store knows.
+    async fn make_sure_lost(&self, server: usize, seen: Cursor) -> Result<(), Unwelcome> {
+        match self.revisions(server, seen, 1, true).await {
+            Ok(None) => {
+                tracing::warn!(server = %self.name(server), revision = %seen.revision, "the servers' store has lost what was shown here");
+                self.seen().forget();
+                Ok(())
+            }
+            Ok(Some(_)) => Err(Unwelcome::Failed(
+                "it is behind what this instance shows".to_owned(),
+            )),
+            Err(error) => Err(Unwelcome::Failed(error.to_string())),
+        }
     }
 
     /// Asks a server for something by GET, and waits for the beginning of the answer.

@@ -6,10 +6,13 @@
 
 use super::buffer::{Buffer, Following, Pushed};
 use super::elements::Strange;
-use super::wire::{self, Changed, HeadAnswer, MAX_REVISION, Message};
+use super::wire::{self, Changed, Chunk, HeadAnswer, MAX_ENTRY, MAX_REVISION, Message};
 use crate::core::notice::Notice;
 use crate::core::replica::AuditReport;
 use crate::core::{Cursor, JournaledChange, Revision, RevisionId};
+
+/// A message that comes in pieces holds one item: an old and a new value of the largest kind with their keys.
+const MAX_CHUNKED: usize = 2 * MAX_ENTRY;
 
 /// What has been told.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Told {
     shown: Cursor,
     /// A revision of which not all parts have come.
     parts: Option<Parts>,
+    /// The text of a message that comes in pieces, and the number of the last one.
+    chunks: Option<(u64, String)>,
 }
 
 /// What a message leads to.
@@ -63,6 +68,7 @@ impl Told {
             buffer: Buffer::at(base),
             shown,
             parts: None,
+            chunks: None,
         }
     }
 
@@ -88,8 +94,9 @@ impl Told {
     pub(super) fn take(&mut self, text: &str) -> Result<Effect, Strange> {
         let message = Message::read(text)?;
         match &*message.kind {
+            "config.chunk" => self.chunk(&message.payload()?),
             "config.changed" => self.changed(&message, text.len()),
-            "config.snapshot" | "config.progress" => match message.cursor()? {
+            "config.snapshot" | "config.progress" | "config.reset" => match message.cursor()? {
                 Some(cursor) => self.elsewhere(cursor),
                 None => Ok(Effect::Nothing),
             },
@@ -105,11 +112,37 @@ impl Told {
             }
             "pong" => Ok(Effect::Pong),
             "error" => {
-                let detail = message.payload::<Detail>().unwrap_or_default();
-                Ok(Effect::Refused(message.number(), detail.detail))
+                let refused = message.payload::<Refused>().unwrap_or_default();
+                Ok(Effect::Refused(message.number(), refused.problem))
             }
             _ => Ok(Effect::Nothing),
         }
+    }
+
+    /// Takes in a piece of a message that is too long for one.
+    fn chunk(&mut self, chunk: &Chunk<'_>) -> Result<Effect, Strange> {
+        let (before, mut whole) = match self.chunks.take() {
+            _ if chunk.chunk == 1 => (0, String::new()),
+            Some(before) => before,
+            None => (0, String::new()),
+        };
+        if chunk.chunk != before + 1 {
+            return Err(Strange::new("a piece of a message is missing"));
+        }
+        if whole.len() + chunk.text.len() > MAX_CHUNKED {
+            return Err(Strange(format!(
+                "a message is longer than {MAX_CHUNKED} bytes"
+            )));
+        }
+        whole.push_str(&chunk.text);
+        if !chunk.last {
+            self.chunks = Some((chunk.chunk, whole));
+            return Ok(Effect::Nothing);
+        }
+        if Message::read(&whole)?.kind == "config.chunk" {
+            return Err(Strange::new("a piece of a message is made of pieces"));
+        }
+        self.take(&whole)
     }
 
     /// Takes in one revision, or a part of one.
@@ -234,8 +267,8 @@ fn head_told(answer: &HeadAnswer<'_>) -> Result<HeadTold, Strange> {
 
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-struct Detail {
-    detail: String,
+struct Refused {
+    problem: String,
 }
 
 #[cfg(test)]
@@ -393,6 +426,40 @@ mod tests {
         told.take(&changed(cursor(1, 5), "", PUT, true)).unwrap();
         let again = told.take(&changed(cursor(1, 5), "", PUT, true)).unwrap();
         assert!(matches!(again, Effect::Nothing));
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_put_together_or_refused() {
+        let whole = changed(cursor(1, 5), "", PUT, true);
+        let chunk = |number: u64, last: bool, text: &str| {
+            serde_json::json!({ "type": "config.chunk", "payload": { "of": "config.changed", "chunk": number, "last": last, "text": text } })
+                .to_string()
+        };
+        let (one, two) = whole.split_at(40);
+        let mut told = told();
+        assert!(matches!(
+            told.take(&chunk(1, false, one)).unwrap(),
+            Effect::Nothing
+        ));
+        assert!(matches!(
+            told.take(&chunk(2, true, two)).unwrap(),
+            Effect::News(_)
+        ));
+        assert_eq!(revisions(&mut told, 4), Some(vec![5]));
+        for wrong in [
+            chunk(2, true, two),
+            chunk(1, true, one),
+            chunk(1, true, &chunk(1, true, "{}")),
+        ] {
+            assert!(
+                Told::at(cursor(1, 4), cursor(1, 4)).take(&wrong).is_err(),
+                "{wrong}"
+            );
+        }
+        let large = "x".repeat(MAX_CHUNKED / 2);
+        told.take(&chunk(1, false, &large)).unwrap();
+        told.take(&chunk(2, false, &large)).unwrap();
+        assert!(told.take(&chunk(3, false, "x")).is_err());
     }
 
     #[test]

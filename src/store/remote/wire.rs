@@ -73,6 +73,15 @@ impl Ack<'_> {
     }
 }
 
+/// A piece of the text of a message.
+#[derive(Debug, Deserialize)]
+pub(super) struct Chunk<'a> {
+    pub(super) chunk: u64,
+    pub(super) last: bool,
+    #[serde(borrow)]
+    pub(super) text: Cow<'a, str>,
+}
+
 /// The changes of one revision, or a part of them.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
