@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::place::Place;
+use super::transfer::{copy::Copy, export::Export, import::Import};
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -33,7 +34,7 @@ Exit codes:
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
   3  there is no such key, or no such consumer
-  4  the key is not what --if-revision or --if-absent expects; nothing was written
+  4  a key or a store is not what is expected there (--if-revision, --if-absent, copy, import); nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -77,6 +78,9 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<Consumers>,
     },
+    Copy(Copy),
+    Export(Export),
+    Import(Import),
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
     /// Begins a new epoch, after the database was restored from a backup.
@@ -104,6 +108,8 @@ impl Command {
     pub(super) fn needs(&self) -> Needs {
         match self {
             Self::Set(_) => Needs::StoreToWrite,
+            Self::Copy(copy) if copy.names_both() => Needs::Settings,
+            Self::Import(import) if !import.dry_run => Needs::StoreToWrite,
             Self::Migrate(migrate) if migrate.print => Needs::Settings,
             Self::Migrate(_) => Needs::StoreToWrite,
             #[cfg(feature = "server")]

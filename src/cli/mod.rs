@@ -17,6 +17,7 @@ mod out;
 mod place;
 #[cfg(feature = "server")]
 mod serve;
+mod transfer;
 mod watch;
 
 use std::process::ExitCode;
@@ -102,6 +103,9 @@ async fn perform(place: &Place, settings: Settings, command: Command) -> Result<
         Command::Watch { prefix } => watch::watch(settings, prefix).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
+        Command::Copy(options) => transfer::copy::copy(settings, options).await,
+        Command::Export(options) => transfer::export::export(settings, options).await,
+        Command::Import(options) => transfer::import::import(settings, options).await,
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
@@ -130,6 +134,8 @@ enum Failure {
     Usage(String),
     Missing(String),
     MissingConsumer(String),
+    /// A store is not what was expected; nothing was written.
+    Unexpected(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
     #[cfg(feature = "server")]
@@ -145,6 +151,7 @@ impl Failure {
             Self::Usage(text) => (text.clone(), 2),
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
+            Self::Unexpected(text) => (text.clone(), 4),
             Self::Other(text) => (text.clone(), 1),
             #[cfg(feature = "server")]
             Self::Advice(problem, advice) => {
