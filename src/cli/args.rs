@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::doctor::Doctor;
 use super::place::Place;
 use super::transfer::{copy::Copy, export::Export, import::Import};
+use super::watch::Watch;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -26,6 +28,16 @@ pub(super) enum Asked {
     /// Shows or checks the settings of this program; connects to nothing.
     #[command(subcommand)]
     Config(Config),
+    /// Prints a script that completes commands and arguments: `sync-config completions bash > …/completions/sync-config`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints a page of the manual: `sync-config man | man -l -`, or `sync-config man copy | man -l -`.
+    Man {
+        /// The command; without it the page of all.
+        command: Option<String>,
+    },
 }
 
 const CODES: &str = "\
@@ -65,12 +77,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints each revision from now on as a line of JSON, until SIGINT.
-    Watch {
-        /// Only changes of keys that begin with this.
-        #[arg(default_value = "")]
-        prefix: String,
-    },
+    Watch(Watch),
     /// Prints revision, checksum, entries, epoch and mode as JSON.
     Status,
     /// Lists the named consumers of the journal, or removes one that nobody uses any more.
@@ -78,6 +85,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<Consumers>,
     },
+    Doctor(Doctor),
     Copy(Copy),
     Export(Export),
     Import(Import),

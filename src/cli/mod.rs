@@ -12,7 +12,10 @@ mod config;
 mod consumers;
 #[cfg(feature = "sqlite")]
 mod data;
+mod doctor;
+mod exec;
 mod log;
+mod manual;
 mod out;
 mod place;
 #[cfg(feature = "server")]
@@ -59,6 +62,8 @@ async fn run(args: Args) -> Result<(), Failure> {
     let Args { place, command } = args;
     let command = match command {
         Asked::Config(command) => return config::config(&place, &command),
+        Asked::Completions { shell } => return manual::completions(shell),
+        Asked::Man { command } => return manual::page(command.as_deref()),
         Asked::OfStore(command) => command,
     };
     let layers = match command.needs() {
@@ -100,9 +105,10 @@ async fn perform(place: &Place, settings: Settings, command: Command) -> Result<
         Command::Set(set) => commands::set(settings, set).await,
         Command::Delete { key } => commands::delete(settings, &key).await,
         Command::List { prefix, json } => commands::list(settings, &prefix, json).await,
-        Command::Watch { prefix } => watch::watch(settings, prefix).await,
+        Command::Watch(options) => watch::watch(settings, options).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
+        Command::Doctor(options) => doctor::doctor(settings, options).await,
         Command::Copy(options) => transfer::copy::copy(settings, options).await,
         Command::Export(options) => transfer::export::export(settings, options).await,
         Command::Import(options) => transfer::import::import(settings, options).await,
