@@ -177,6 +177,15 @@ impl ConfigService {
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
     }
 
+    /// Finds keys whose rows are not what the journal's last word says.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn altered(&self) -> Result<Vec<Key>> {
+        let what = "comparing the table with its journal";
+        let asked = self.store.altered();
+        let altered = self.engine.ask(what, self.request_timeout, asked).await?;
+        Ok(altered.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// Names the store for people, without a password.
     #[cfg(feature = "server")]
     pub(crate) fn describe_store(&self) -> String {

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::doctor::Doctor;
 use super::keys::lifetime;
 use super::place::Place;
+use super::transfer::{copy::Copy, export::Export, import::Import};
+use super::watch::Watch;
 use crate::keys::Role;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
@@ -26,6 +29,16 @@ pub(super) enum Asked {
     /// Shows or checks the settings of this program; connects to nothing.
     #[command(subcommand)]
     Config(Config),
+    /// Prints a script that completes commands and arguments: `sync-config completions bash > …/completions/sync-config`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints a page of the manual: `sync-config man | man -l -`, or `sync-config man copy | man -l -`.
+    Man {
+        /// The command; without it the page of all.
+        command: Option<String>,
+    },
 }
 
 const CODES: &str = "\
@@ -34,7 +47,7 @@ Exit codes:
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
   3  there is no such key, no such consumer, or no such API key
-  4  the key is not what --if-revision or --if-absent expects, or an identity has its API keys already; nothing was written
+  4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -65,12 +78,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints each revision from now on as a line of JSON, until SIGINT.
-    Watch {
-        /// Only changes of keys that begin with this.
-        #[arg(default_value = "")]
-        prefix: String,
-    },
+    Watch(Watch),
     /// Prints revision, checksum, entries, epoch and mode as JSON.
     Status,
     /// Lists the named consumers of the journal, or removes one that nobody uses any more.
@@ -83,6 +91,10 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Keys,
     },
+    Doctor(Doctor),
+    Copy(Copy),
+    Export(Export),
+    Import(Import),
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
     /// Begins a new epoch, after the database was restored from a backup.
@@ -113,6 +125,8 @@ impl Command {
             Self::Keys {
                 action: Keys::Create(_),
             } => Needs::StoreToWrite,
+            Self::Copy(copy) if copy.names_both() => Needs::Settings,
+            Self::Import(import) if !import.dry_run => Needs::StoreToWrite,
             Self::Migrate(migrate) if migrate.print => Needs::Settings,
             Self::Migrate(_) => Needs::StoreToWrite,
             #[cfg(feature = "server")]

@@ -5,6 +5,8 @@
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
 pub(crate) mod consumers;
+#[cfg(feature = "cli")]
+pub(crate) mod finding;
 mod joined;
 mod mailbox;
 pub(crate) mod memory;

@@ -11,6 +11,10 @@
 mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_copy;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_import;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
 mod consumers;

@@ -10,6 +10,8 @@ mod address;
 pub(crate) mod admin;
 mod connect;
 mod consumers;
+#[cfg(feature = "cli")]
+mod doctor;
 mod dsn;
 mod fault;
 mod fold;

@@ -71,9 +71,7 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
     let mut found = desk.read(PREPARING, look)?;
     if !found.due.is_empty() {
         if !may_migrate {
-            let problem =
-                "the schema is missing or older; start once with the setting migrate = true";
-            return Err(Error::refused(PREPARING, problem));
+            return Err(older());
         }
         // Another process may have been faster.
         (found, migrated) = desk.change(Some(turn), PREPARING, |bench| {
@@ -108,6 +106,20 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
     migrated.restored = found.dropped;
     migrated.hidden = desk.read(PREPARING, hidden)?;
     Ok(migrated)
+}
+
+/// What would be done to the schema, but for migrations, which are refused. Nothing is changed.
+#[cfg(feature = "cli")]
+pub(super) fn examine(desk: &mut Desk) -> Result<Migrated> {
+    let found = desk.read(PREPARING, look)?;
+    if !found.due.is_empty() {
+        return Err(older());
+    }
+    Ok(Migrated {
+        restored: found.dropped,
+        hidden: desk.read(PREPARING, hidden)?,
+        ..Migrated::default()
+    })
 }
 
 /// Some of the rows that can have no revision.
@@ -290,6 +302,11 @@ fn migrate(bench: &Bench<'_>, found: &Found) -> Outcome<()> {
 fn batch(bench: &Bench<'_>, sql: &str) -> Outcome<()> {
     let sql = bench.shared.names.render(sql);
     Ok(bench.connection().execute_batch(&sql)?)
+}
+
+fn older() -> Error {
+    let problem = "the schema is missing or older; start once with the setting migrate = true";
+    Error::refused(PREPARING, problem)
 }
 
 fn newer(major: i64) -> Error {
