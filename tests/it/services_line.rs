@@ -7,7 +7,10 @@ use sync_config::{Environment, Mode as How, Services, SettingsFile};
 
 use crate::fleet::{record, until_status};
 use crate::ground::{changed_revisions, one, run, terminate, until_push, until_waiting};
+use crate::support::http::request;
+use crate::support::keys::token;
 use crate::support::postgres::TestDb;
+use crate::support::program::Server;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, eventually};
 
@@ -208,4 +211,25 @@ async fn a_table_whose_load_takes_long_does_not_hold_up_the_others() {
     assert_eq!(large.get_i64("k", 0), 1);
     assert_eq!(quick.status().counters.sessions_lost, 0);
     services.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_and_its_api_keys_have_one_session_between_them() {
+    let db = TestDb::new().await;
+    let listen = named(db.url());
+    let told = [("LISTEN_DATABASE_URL", listen.as_str())];
+    let mut server = Server::start_with(db.url(), &["--auth", "keys"], &told).await;
+    let token = token(db.url(), "one", "write", &[]).await;
+    eventually("a write with the key", PATIENCE, async || {
+        let key = [("api-key", token.as_str())];
+        let answer = request(server.address, "PUT", "/v1/config/k", &key, "1").await;
+        (answer.status == 201 || answer.status == 200)
+            .then_some(())
+            .ok_or(answer.status)
+    })
+    .await;
+    until_ears(&db, 1).await;
+    server.signal("TERM").await;
+    assert!(server.ended().await.success());
+    until_ears(&db, 0).await;
 }
