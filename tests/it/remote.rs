@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sync_config::prelude::*;
-use sync_config::{Mode, Precondition, Start, Target};
+use sync_config::{Mode, Precondition, Start};
 
 use crate::fleet::{Seen, in_step, record, until_status};
 use crate::support::program::{Scratch, Server, program, run};
@@ -166,11 +166,7 @@ async fn what_only_the_store_can_do_is_refused_by_name() {
         one.history(elsewhere, 10).await.unwrap().is_none(),
         "another past"
     );
-    let target = Target {
-        revision: cursor.revision,
-        epoch: Some(cursor.epoch),
-    };
-    assert!(one.wait_for(target, PATIENCE).await.is_ok());
+    assert!(one.wait_for(cursor.into(), PATIENCE).await.is_ok());
     assert_eq!(one.sync().await.unwrap(), 0);
     let table = Builder::remote([url(&server)]).settings(Settings::default().table_name("other"));
     let refused = table.start().await.unwrap_err();
