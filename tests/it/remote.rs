@@ -210,7 +210,7 @@ async fn a_key_is_shown_nowhere_and_no_url_in_an_error() {
     let key = "sck_0123456789abcdef_hunter2";
     let settings = Settings::default().api_key(key);
     assert!(!format!("{settings:?}").contains("hunter2"));
-    let mut shown = program(None, &["config", "show"]);
+    let mut shown = program(None, &["config", "print"]);
     shown.env("SYNC_CONFIG_API_KEY", key);
     let output = run(&mut shown).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
