@@ -54,7 +54,7 @@ use crate::settings::{Address, Settings, named_servers};
 /// How long a server may take to begin an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After this no further server is tried in one attempt to connect; another one begins with those that were not.
+/// After this no further server is tried in one attempt to connect; the next one has an order of its own.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A store by way of servers.
