@@ -19,7 +19,10 @@ pub(crate) enum Fleet {
     Sqlite(SqliteFile),
     /// On a server, which stands on a file.
     #[cfg(all(feature = "remote", feature = "server"))]
-    Remote(Box<crate::support::program::Server>, SqliteFile),
+    Remote {
+        server: Box<crate::support::program::Server>,
+        _file: SqliteFile,
+    },
 }
 
 impl Fleet {
@@ -48,7 +51,10 @@ impl Fleet {
     pub(crate) async fn remote() -> Self {
         let file = SqliteFile::new();
         let server = crate::support::remote::serve(&file.url(), &[]).await;
-        Self::Remote(Box::new(server), file)
+        Self::Remote {
+            server: Box::new(server),
+            _file: file,
+        }
     }
 
     pub(crate) fn db(&self) -> &TestDb {
@@ -58,7 +64,7 @@ impl Fleet {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => panic!("this fleet has no PostgreSQL"),
             #[cfg(all(feature = "remote", feature = "server"))]
-            Self::Remote(..) => panic!("this fleet has no PostgreSQL"),
+            Self::Remote { .. } => panic!("this fleet has no PostgreSQL"),
         }
     }
 
@@ -81,7 +87,7 @@ impl Fleet {
                 Builder::sqlite(file.path()).settings(change(Settings::default()))
             }
             #[cfg(all(feature = "remote", feature = "server"))]
-            Self::Remote(server, _) => Builder::remote([format!("http://{}", server.address)])
+            Self::Remote { server, .. } => Builder::remote([format!("http://{}", server.address)])
                 .settings(change(Settings::default())),
         };
         builder.start().await.expect("the service starts")

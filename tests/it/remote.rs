@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sync_config::prelude::*;
-use sync_config::{Mode, Precondition, Start, Target};
+use sync_config::{Mode, Precondition, Start};
 
 use crate::fleet::{Seen, in_step, record, until_status};
 use crate::support::program::{Scratch, Server, program, run};
@@ -166,11 +166,7 @@ async fn what_only_the_store_can_do_is_refused_by_name() {
         one.history(elsewhere, 10).await.unwrap().is_none(),
         "another past"
     );
-    let target = Target {
-        revision: cursor.revision,
-        epoch: Some(cursor.epoch),
-    };
-    assert!(one.wait_for(target, PATIENCE).await.is_ok());
+    assert!(one.wait_for(cursor.into(), PATIENCE).await.is_ok());
     assert_eq!(one.sync().await.unwrap(), 0);
     let table = Builder::remote([url(&server)]).settings(Settings::default().table_name("other"));
     let refused = table.start().await.unwrap_err();
@@ -214,7 +210,7 @@ async fn a_key_is_shown_nowhere_and_no_url_in_an_error() {
     let key = "sck_0123456789abcdef_hunter2";
     let settings = Settings::default().api_key(key);
     assert!(!format!("{settings:?}").contains("hunter2"));
-    let mut shown = program(None, &["config", "show"]);
+    let mut shown = program(None, &["config", "print"]);
     shown.env("SYNC_CONFIG_API_KEY", key);
     let output = run(&mut shown).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned()

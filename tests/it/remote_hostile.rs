@@ -15,7 +15,6 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::fleet::until_status;
 use crate::support::remote::quick;
-use crate::support::wait::eventually;
 
 const EPOCH: &str = "00000000000000000000000000000007";
 
@@ -116,12 +115,14 @@ impl Fake {
 
 async fn converse(mut tcp: TcpStream, says: Arc<Mutex<Says>>) {
     let mut seen = vec![0; 16 * 1_024];
-    let head = eventually("a request", Duration::from_secs(20), async || {
+    let head = loop {
         let peeked = tcp.peek(&mut seen).await.unwrap_or(0);
         let text = String::from_utf8_lossy(&seen[..peeked]).into_owned();
-        (peeked == 0 || text.contains("\r\n\r\n")).then_some(text)
-    })
-    .await;
+        if peeked == 0 || text.contains("\r\n\r\n") {
+            break text;
+        }
+        tokio::task::yield_now().await;
+    };
     let says = says.lock().unwrap().clone();
     if head.to_ascii_lowercase().contains("upgrade: websocket") {
         return session(tcp, says).await;

@@ -35,6 +35,17 @@ impl Choice {
 
     /// The servers that may be asked now, in the order to ask them.
     pub(super) fn order(&mut self, now: Duration) -> Vec<usize> {
+        let mut order = self.every();
+        order.retain(|server| {
+            self.not_before
+                .get(*server)
+                .is_some_and(|until| *until <= now)
+        });
+        order
+    }
+
+    /// All servers in the order to ask them, those too that want no new session now.
+    pub(super) fn every(&mut self) -> Vec<usize> {
         let mut others: Vec<usize> = (0..self.not_before.len()).collect();
         for at in (1..others.len()).rev() {
             let with = below(at + 1, &mut self.random);
@@ -46,7 +57,6 @@ impl Choice {
             server if server == preferred => 0,
             _ => 1,
         });
-        others.retain(|server| self.not_before[*server] <= now);
         others
     }
 

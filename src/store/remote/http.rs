@@ -13,6 +13,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderValue, USER_AG
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::connect::Connector;
 use crate::settings::Address;
@@ -20,6 +21,9 @@ use crate::settings::Address;
 /// A connection that was not used for this long is not used again: a server closes one after 30 s, and a request that meets
 /// the end of its connection may or may not have been carried out.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// A connection whose last answer was read takes the next request at once.
+const READY: Duration = Duration::from_millis(100);
 
 /// Between two pieces of an answer.
 const STALL: Duration = Duration::from_secs(30);
@@ -110,7 +114,10 @@ impl Http {
             let kept = self.kept(server);
             let is_new = kept.is_none();
             let mut connection = match kept {
-                Some(kept) => kept,
+                Some(mut kept) => match timeout(READY, kept.sender.ready()).await {
+                    Ok(Ok(())) => kept,
+                    Ok(Err(_)) | Err(_) => continue,
+                },
                 None => self.open(server).await.map_err(Failure::Unsent)?,
             };
             match connection.sender.try_send_request(request).await {
@@ -201,7 +208,7 @@ impl Answer {
     /// The next piece of the body; `None` at its end, after which the connection is kept.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, String> {
         loop {
-            let frame = match tokio::time::timeout(STALL, self.body.frame()).await {
+            let frame = match timeout(STALL, self.body.frame()).await {
                 Err(_) => return Err("its answer stopped for 30s".to_owned()),
                 Ok(Some(Err(error))) => return Err(format!("its answer ended early: {error}")),
                 Ok(Some(Ok(frame))) => frame,

@@ -78,11 +78,8 @@ impl RemoteListener {
                 let head = self.session.head(own).await;
                 let head = head.map_err(|problem| self.failed("the head check", &problem))?;
                 self.note(sent, &head)?;
-                if self.session.rewound || head.cursor.revision >= own {
-                    return Ok(head);
-                }
-                let known = self.remote.seen().at(own);
-                if known.is_none_or(|known| known.epoch != head.cursor.epoch) {
+                let reached = head.cursor.revision >= own;
+                if self.session.rewound || reached || !self.remote.seen().is_past(head.cursor) {
                     return Ok(head);
                 }
                 tokio::time::sleep(FOLLOW_PAUSE).await;

@@ -54,6 +54,9 @@ use crate::settings::{Address, Settings, named_servers};
 /// How long a server may take to begin an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After this no further server is tried in one attempt to connect; the next one has an order of its own.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A store by way of servers.
 pub(crate) struct RemoteStore {
     remote: Arc<Remote>,
@@ -191,18 +194,12 @@ impl Remote {
         lock(&self.seen)
     }
 
-    /// The servers in the order to ask them.
-    fn order(&self) -> Vec<usize> {
-        let now = self.now();
-        self.choice().order(now)
-    }
-
     /// Opens a session with the first server that lets this client in.
     async fn open(self: &Arc<Self>) -> Result<RemoteListener> {
         const WHAT: &str = "connecting";
-        let order = self.order();
+        let now = self.now();
+        let order = self.choice().order(now);
         if order.is_empty() {
-            let now = self.now();
             let pause = self.choice().pause(now).as_secs() + 1;
             return Err(Error::unavailable(
                 WHAT,
@@ -211,14 +208,16 @@ impl Remote {
         }
         let (mut problems, mut denied) = (Vec::new(), None);
         for server in order {
+            if self.now().saturating_sub(now) > OPEN_TIMEOUT {
+                break;
+            }
             match self.open_at(server).await {
                 Ok(listener) => {
                     self.choice().good(server);
                     return Ok(listener);
                 }
                 Err(Unwelcome::Refused(refusal)) => {
-                    let now = self.now();
-                    self.choice().bad(server, now, refusal.retry_after);
+                    self.choice().bad(server, self.now(), refusal.retry_after);
                     let error = refusal.of_read(WHAT);
                     problems.push(refusal.told());
                     if error.is_denied() {
@@ -226,8 +225,7 @@ impl Remote {
                     }
                 }
                 Err(Unwelcome::Failed(problem)) => {
-                    let now = self.now();
-                    self.choice().bad(server, now, None);
+                    self.choice().bad(server, self.now(), None);
                     problems.push(format!("server {}: {problem}", self.name(server)));
                 }
             }
@@ -252,8 +250,7 @@ impl Remote {
         let remote = Arc::downgrade(self);
         let lost = move |why: &str| {
             if let Some(remote) = remote.upgrade() {
-                let now = remote.now();
-                remote.choice().bad(server, now, None);
+                remote.choice().bad(server, remote.now(), None);
                 tracing::debug!(%why, server = %remote.name(server), "a session ended");
             }
         };
@@ -326,8 +323,9 @@ impl Remote {
     /// The journal from whichever server answers.
     async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         const WHAT: &str = "reading the journal";
-        let mut failed = Error::unavailable(WHAT, "every server asks to be left alone");
-        for server in self.order() {
+        let mut failed = Error::unavailable(WHAT, "no server is given");
+        let order = self.choice().every();
+        for server in order {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             match self.revisions(server, after, limit, true).await {
                 Ok(None) => return Ok(None),

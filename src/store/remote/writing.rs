@@ -17,10 +17,10 @@ use serde_json::value::RawValue;
 
 use super::Remote;
 use super::elements::Strange;
-use super::fault::{Refusal, strange};
+use super::fault::Refusal;
 use super::http::{Answer, Failure, PROBLEM_BYTES};
 use super::wire::{BatchAnswer, BatchKey};
-use crate::core::{Cursor, Entry, Key, Value};
+use crate::core::{Entry, Key, Revision, Value};
 use crate::error::{Error, Result};
 use crate::store::{Answered, GroupAnswer, Member, WriteRequest};
 use crate::write::{Item, Precondition, WrittenKey};
@@ -85,11 +85,19 @@ impl<'a> AskedItem<'a> {
 impl Remote {
     /// Writes a request, wherever it can be.
     pub(super) async fn write(&self, request: &WriteRequest) -> Result<Answered> {
-        let texts = request.items.iter().map(Item::canonical);
-        let texts: Vec<Option<Arc<str>>> = texts.collect::<Result<_>>()?;
+        // A value that no store can hold is sent all the same: conditions are decided before values.
+        let texts: Result<Vec<Option<Arc<str>>>> =
+            request.items.iter().map(Item::canonical).collect();
         let what = request.what();
         let under_way = self.own.begins(request.keys().cloned().collect());
-        let (mut answer, server) = self.send(&what, request).await?;
+        let (mut answer, server) = match (self.send(&what, request).await, &texts) {
+            (Ok(answer), _) => answer,
+            (Err(refused), Err(_)) if !refused.is_conflict() && !refused.is_denied() => {
+                return Err(texts.err().unwrap_or(refused));
+            }
+            (Err(refused), _) => return Err(refused),
+        };
+        let texts = texts.unwrap_or_default();
         let name = self.name(server);
         let lost = |problem: String| Error::unknown(&what, format!("server {name}: {problem}"));
         // It is applied, and what of it cannot be known.
@@ -97,8 +105,8 @@ impl Remote {
         let told =
             std::str::from_utf8(&body).map_err(|_| lost("its answer is no text".to_owned()))?;
         let answered = answered(told, request, &texts);
-        let answered =
-            answered.map_err(|told| lost(strange("the answer", &name, &told).to_string()))?;
+        let answered = answered
+            .map_err(|told| lost(format!("its answer cannot be understood: {}", told.0)))?;
         if answered.is_news() {
             let changed = answered.keys.iter().filter(|key| key.changed);
             under_way.made(answered.cursor, changed.map(|key| key.key.clone()));
@@ -136,7 +144,8 @@ impl Remote {
         let body = Bytes::from(body);
         let begun = self.now();
         let mut failed = None;
-        for server in self.order() {
+        let order = self.choice().every();
+        for server in order {
             let left = self
                 .patience
                 .saturating_sub(self.now().saturating_sub(begun));
@@ -212,10 +221,13 @@ fn answered(
     let told: HashMap<&str, &BatchKey<'_>> =
         answer.keys.iter().map(|key| (&*key.key, key)).collect();
     let mut keys = Vec::with_capacity(request.items.len());
-    for (item, text) in request.items.iter().zip(texts) {
+    // A replay tells of now, which may be long after it.
+    let newest = (!answer.replayed).then_some(cursor.revision);
+    for (at, item) in request.items.iter().enumerate() {
         let told = told.get(item.key.as_str());
         let told = told.ok_or_else(|| Strange::new("it leaves a key out"))?;
-        keys.push(written(item, text.as_deref(), told, cursor)?);
+        let text = texts.get(at).and_then(Option::as_deref);
+        keys.push(written(item, text, told, newest)?);
     }
     Ok(Answered {
         cursor,
@@ -229,11 +241,11 @@ fn written(
     item: &Item,
     text: Option<&str>,
     told: &BatchKey<'_>,
-    cursor: Cursor,
+    newest: Option<Revision>,
 ) -> std::result::Result<WrittenKey, Strange> {
     let entry = match told.entry()? {
         None => None,
-        Some((revision, _)) if revision > cursor.revision => {
+        Some((revision, _)) if newest.is_some_and(|newest| revision > newest) => {
             return Err(Strange::new("an entry is newer than the write"));
         }
         Some((revision, at)) => {
