@@ -21,9 +21,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch as signal};
 use tokio::time::Sleep;
+use tracing::Instrument;
 
 use super::identity::{Identity, Role};
 use super::message::{self, Items, Parts};
+use super::metrics::{Open, Transport};
+use super::openapi::BadRequest;
 use super::problem::Problem;
 use super::query;
 use super::scope::Scope;
@@ -60,7 +63,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client that comes from a server further ahead waits for this one to follow.
 const FOLLOW: Duration = Duration::from_secs(5);
 
-/// Opens a stream.
+/// Follow revisions
+///
+/// Server-sent events: `snapshot` with the state, then one `change` for each revision that changes a matching key, and `progress` with
+/// the revision reached when nothing else was told for a while. The last part of each has an id; a client that comes back with it is
+/// told exactly what came after it, or begins anew with a `snapshot`.
+#[utoipa::path(
+    get, path = "/v1/watch", tag = "changes", operation_id = "watch",
+    params(
+        ("prefix" = Option<String>, Query, description = "Only keys that begin with this"),
+        ("lastEventId" = Option<String>, Query, description = "Where to go on, for those who cannot set the header"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Where to go on")
+    ),
+    responses(
+        (status = 200, description = "The events; the data of each is an `Event`", body = String, content_type = "text/event-stream"),
+        (status = 400, response = BadRequest)
+    )
+)]
 pub(super) async fn watch(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -86,6 +105,7 @@ pub(super) async fn watch(
     let relay = Relay {
         stop: app.stop.clone(),
         idle: Box::pin(tokio::time::sleep(app.progress)),
+        counted: app.metrics.relay.open(Transport::sse),
         app,
         scope: Scope::of([prefix.unwrap_or_default()]).within(identity.scope()),
         name: identity.name().clone(),
@@ -93,7 +113,8 @@ pub(super) async fn watch(
         told: None,
         _permit: permit,
     };
-    tokio::spawn(relay.run(resume));
+    // With the request's name in the lines of its log.
+    tokio::spawn(relay.run(resume).in_current_span());
     let messages = stream::poll_fn(move |context| messages.poll_recv(context));
     let body = Body::from_stream(messages.map(Ok::<Bytes, Infallible>));
     let mut response = body.into_response();
@@ -151,6 +172,7 @@ struct Relay {
     /// The newest revision whose matching changes the client has been sent.
     told: Option<Cursor>,
     idle: Pin<Box<Sleep>>,
+    counted: Open,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -163,7 +185,10 @@ impl Relay {
             // It is of the past from here on; a stream must not keep old values alive.
             drop(state);
             resume = match self.follow(&mut live).await {
-                Ok(Next::Resume) => self.told,
+                Ok(Next::Resume) => {
+                    self.counted.lagged();
+                    self.told
+                }
                 Ok(Next::Anew) => None,
                 Err(Ended) => return,
             };
@@ -183,7 +208,7 @@ impl Relay {
             return self.progress().await;
         }
         for part in Parts::snapshot(state.cursor(), self.entries(state)) {
-            send(&self.out, &mut self.stop, part).await?;
+            send(&self.out, &mut self.stop, &self.counted, part).await?;
         }
         self.told = Some(state.cursor());
         self.busy();
@@ -315,7 +340,7 @@ impl Relay {
         let mut parts = Parts::change(cursor, matching);
         if !parts.is_empty() {
             for part in parts {
-                send(&self.out, &mut self.stop, part).await?;
+                send(&self.out, &mut self.stop, &self.counted, part).await?;
             }
             self.busy();
         }
@@ -326,7 +351,15 @@ impl Relay {
     async fn progress(&mut self) -> Result<(), Ended> {
         self.busy();
         match self.told {
-            Some(cursor) => send(&self.out, &mut self.stop, message::progress(cursor)).await,
+            Some(cursor) => {
+                send(
+                    &self.out,
+                    &mut self.stop,
+                    &self.counted,
+                    message::progress(cursor),
+                )
+                .await
+            }
             None => Ok(()),
         }
     }
@@ -344,13 +377,22 @@ impl Relay {
 async fn send(
     out: &mpsc::Sender<Bytes>,
     stop: &mut signal::Receiver<bool>,
+    counted: &Open,
     message: Bytes,
 ) -> Result<(), Ended> {
+    let bytes = message.len();
     tokio::select! {
         biased;
         sent = tokio::time::timeout(PATIENCE, out.send(message)) => match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Ended),
+            Ok(Ok(())) => {
+                counted.sent(bytes);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(Ended),
+            Err(_) => {
+                counted.failed();
+                Err(Ended)
+            }
         },
         _ = stop.wait_for(|stop| *stop) => Err(Ended),
     }
