@@ -42,7 +42,7 @@ const SHAPE: &str = "write {\"items\":[{\"key\":…,\"value\":…} or {\"key\":�
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = Batch)]
 pub(super) struct Asked {
-    #[schema(min_items = 1, max_items = 10_000)]
+    #[schema(value_type = Vec<openapi::BatchItem>, min_items = 1, max_items = 10_000)]
     items: Vec<AskedItem>,
     /// Only says what would become of it.
     #[serde(default)]
@@ -52,24 +52,24 @@ pub(super) struct Asked {
     values: bool,
     /// Who writes, for the journal; the holder of an API key is named before it.
     #[schema(min_length = 1, max_length = 255)]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String)]
     actor: Option<String>,
 }
 
 /// One key, with either a value or `"delete": true`, and at most one condition.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(as = BatchItem)]
 pub(super) struct AskedItem {
-    #[schema(value_type = Key)]
     key: String,
     /// Any JSON value, `null` among them, at most 1 MiB of text.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = serde_json::Value)]
+    #[serde(default, deserialize_with = "given")]
     value: Option<Box<RawValue>>,
     /// The key is to be absent.
     #[serde(default)]
     delete: bool,
     /// The key was last changed by this revision.
+    #[serde(default, deserialize_with = "given")]
     if_revision: Option<u64>,
     /// The key has no value.
     #[serde(default)]
@@ -78,12 +78,15 @@ pub(super) struct AskedItem {
     #[serde(default)]
     if_present: bool,
     /// The key has this entity tag.
+    #[serde(default, deserialize_with = "given")]
     if_match: Option<String>,
 }
 
-/// Tells `null`, which is a value, from absence.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+/// Tells `null` from absence: as a value it is one, and a condition that a client forgot to set is none to be passed over.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// What became of a batch, or would.
@@ -94,6 +97,7 @@ pub(super) struct Answer<'a> {
     /// The revision that was made; if nothing changed, the newest. Of a rehearsal, the one that it looked at.
     revision: Revision,
     /// The place of that revision.
+    #[schema(value_type = openapi::Cursor)]
     cursor: String,
     epoch: Epoch,
     changed: bool,
@@ -130,7 +134,7 @@ pub(super) struct KeyAnswer<'a> {
     #[schema(value_type = String, format = DateTime, required = false)]
     updated_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, required = false)]
+    #[schema(value_type = openapi::ETag, required = false)]
     etag: Option<String>,
 }
 
@@ -159,10 +163,10 @@ impl<'a> KeyAnswer<'a> {
 /// A dry run answers 200 also where conditions do not hold, and names all of them.
 #[utoipa::path(
     post, path = "/v1/batch", tag = "configuration", operation_id = "writeBatch",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes sending it again safe while the journal keeps the revision")),
+    params(("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")),
     request_body(content = Asked, description = "At most 10,000 items and 16 MiB", content_type = "application/json"),
     responses(
-        (status = 200, description = "It was written, or would be", body = Answer<'_>, headers(("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "It was written, or would be", body = Answer<'_>, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 400, response = BadRequest), (status = 408, response = RequestTimeout), (status = 412, response = PreconditionFailed),
         (status = 413, response = TooLarge), (status = 504, response = OutcomeUnknown)
     )
@@ -435,6 +439,14 @@ mod tests {
             ),
             (r#"{"items":[{"key":"k","delete":"hunter2"}]}"#, "line 1"),
             (r#"{"items":"hunter2"}"#, "line 1"),
+            (
+                r#"{"items":[{"key":"k","value":1,"ifRevision":null}]}"#,
+                "line 1",
+            ),
+            (
+                r#"{"items":[{"key":"k","value":1,"ifMatch":null}]}"#,
+                "line 1",
+            ),
             (r#"{"items":[{"key":"k","value":hunter2}]}"#, "line 1"),
             ("", "line 1"),
         ] {

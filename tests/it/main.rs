@@ -18,6 +18,8 @@ mod bad_input;
 mod chaos;
 mod convergence;
 mod deaf_sessions;
+#[cfg(feature = "server")]
+mod deploy;
 mod documents;
 mod experiments;
 mod failover;
@@ -54,6 +56,8 @@ mod server_batch;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_metrics;
+#[cfg(feature = "server")]
+mod server_openapi;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]

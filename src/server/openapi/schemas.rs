@@ -4,7 +4,7 @@
     reason = "their shapes are described here; what is sent is written as the store's own text"
 )]
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, RefOr};
 use utoipa::{PartialSchema, ToSchema};
@@ -32,8 +32,69 @@ pub(in crate::server) struct EntryList {
     revision: Revision,
     entries: Vec<Entry>,
     /// Where the next page begins: pass it as `after`. Missing on the last one.
-    #[schema(required = false)]
+    #[schema(required = false, value_type = After)]
     next: String,
+}
+
+/// One key of a batch, with at most one condition.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(in crate::server) enum BatchItem {
+    Put(BatchPut),
+    Delete(BatchDelete),
+}
+
+/// A key that is to have a value.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::server) struct BatchPut {
+    #[schema(value_type = Key)]
+    key: String,
+    /// Any JSON value, `null` among them, at most 1 MiB of text.
+    value: serde_json::Value,
+    /// The key was last changed by this revision.
+    #[schema(required = false, value_type = Revision)]
+    if_revision: u64,
+    /// The key has no value.
+    #[schema(required = false)]
+    if_absent: bool,
+    /// The key has a value.
+    #[schema(required = false)]
+    if_present: bool,
+    /// The key has this entity tag.
+    #[schema(required = false, value_type = ETag)]
+    if_match: String,
+}
+
+/// A key that is to be absent.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::server) struct BatchDelete {
+    #[schema(value_type = Key)]
+    key: String,
+    /// True.
+    #[schema(schema_with = truth)]
+    delete: bool,
+    /// The key was last changed by this revision.
+    #[schema(required = false, value_type = Revision)]
+    if_revision: u64,
+    /// The key has no value.
+    #[schema(required = false)]
+    if_absent: bool,
+    /// The key has a value.
+    #[schema(required = false)]
+    if_present: bool,
+    /// The key has this entity tag.
+    #[schema(required = false, value_type = ETag)]
+    if_match: String,
+}
+
+fn truth() -> Schema {
+    let only = [serde_json::Value::Bool(true)];
+    ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .enum_values(Some(only))
+        .into()
 }
 
 /// A key that was deleted.
@@ -128,6 +189,24 @@ pub(in crate::server) struct Index {
     endpoints: Vec<String>,
 }
 
+/// A place in the history, as text.
+pub(in crate::server) struct Cursor;
+
+/// An entity tag.
+pub(in crate::server) struct ETag;
+
+/// Entity tags with commas between, or `*`.
+pub(in crate::server) struct ETags;
+
+/// `*`.
+pub(in crate::server) struct Any;
+
+/// The name under which a write is done once.
+pub(in crate::server) struct IdempotencyKey;
+
+/// Where a page begins.
+pub(in crate::server) struct After;
+
 macro_rules! described {
     ($($name:ident: $schema:expr),* $(,)?) => {$(
         impl PartialSchema for $name {
@@ -154,5 +233,11 @@ described! {
         .minimum(Some(0))
         .description(Some("A place in the history: dense and in commit order; 0 before the first change")),
     Epoch: text("Names one unbroken history").format(Some(SchemaFormat::Custom("uuid".to_owned()))),
+    Cursor: text("A place in the history; opaque").pattern(Some("^[0-9a-f]{32}-[0-9]{1,19}-[0-9a-f]{32}$")),
+    ETag: text("An entity tag: it names the revision that last changed the entry").pattern(Some("^\"[0-9a-f]{8}-[0-9]{1,19}\"$")),
+    ETags: text("Entity tags with commas between, or `*`").pattern(Some("^([*]|(W/)?\"[!#-~]*\"(, *(W/)?\"[!#-~]*\")*)$")),
+    Any: text("`*`").pattern(Some("^[*]$")),
+    IdempotencyKey: text("1 to 255 visible ASCII characters").pattern(Some("^[!-~]{1,255}$")),
+    After: text("Where a page begins; opaque").pattern(Some("^[0-9a-f]{32}-[0-9]{1,19}-[0-9a-f]{32}\\.([0-9a-f]{2}){1,1020}$")),
     Checksum: text("CRC-32 of the sorted entries, 8 hexadecimal digits").pattern(Some("^[0-9a-f]{8}$")),
 }
