@@ -1,5 +1,6 @@
 //! The service that an application holds: its tasks, and the trait's implementation.
 
+mod adapter;
 mod builder;
 mod consumer;
 mod joining;
@@ -18,9 +19,13 @@ use tokio::task::JoinHandle;
 
 #[cfg(feature = "toml")]
 pub use self::services::Services;
+#[cfg(feature = "server")]
+use crate::core::RevisionId;
 use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Key, Revision, Scalar, Snapshot};
 use crate::error::{Error, Kind, Result};
+#[cfg(feature = "server")]
+use crate::runtime::Glance;
 use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer};
 use crate::settings::Settings;
 use crate::status::Status;
@@ -32,10 +37,13 @@ use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target, WrongType};
 use crate::write::{Batch, Written};
 
+#[cfg(feature = "cli")]
+pub(crate) use self::adapter::describe;
 pub use self::builder::Builder;
 pub use self::consumer::{Consumer, ConsumerPlace, Delivered};
 
-/// Connects to the database of a URL with default settings. Returns loaded and listening.
+/// Connects to the store of a URL with default settings: `postgres://user@host:5432/database`, or with feature `sqlite` also
+/// `sqlite:/path/of/file.db`. Returns loaded and listening.
 ///
 /// # Errors
 ///
@@ -181,6 +189,24 @@ impl ConfigService {
         self.engine.cursor()
     }
 
+    /// How this instance is, without the cost of a status; `None` before the first load.
+    #[cfg(feature = "server")]
+    pub(crate) fn glance(&self) -> Option<Glance> {
+        self.engine.glance()
+    }
+
+    /// The id of a revision of the epoch shown, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        self.engine.id_of(revision)
+    }
+
+    /// The clock of this instance.
+    #[cfg(feature = "server")]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.engine.clock
+    }
+
     /// Waits until a cursor that the database knows is shown, in whichever epoch: false when the time is over.
     #[cfg(feature = "server")]
     pub(crate) async fn shows(&self, cursor: Cursor, limit: Duration) -> bool {
@@ -208,18 +234,6 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
         self.engine.created(cursor, key)
-    }
-
-    /// The time since the start, which never goes back.
-    #[cfg(feature = "server")]
-    pub(crate) fn now(&self) -> Duration {
-        self.engine.clock.now()
-    }
-
-    /// A random number.
-    #[cfg(feature = "server")]
-    pub(crate) fn random(&self) -> u64 {
-        self.engine.clock.random()
     }
 
     /// What an operator's instruments read.

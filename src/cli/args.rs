@@ -8,7 +8,7 @@ use super::keys::lifetime;
 use super::place::Place;
 use crate::keys::Role;
 
-/// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
+/// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
 #[command(name = "sync-config", version, after_help = CODES, max_term_width = 110)]
 pub(super) struct Args {
@@ -94,6 +94,34 @@ pub(super) enum Command {
     #[cfg(feature = "testing")]
     #[command(hide = true)]
     Agent(Agent),
+}
+
+/// What a command cannot do without.
+pub(super) enum Needs {
+    /// Settings. It finds its store by itself, or has none.
+    Settings,
+    /// A store that is there.
+    Store,
+    /// A store, which it may make.
+    StoreToWrite,
+}
+
+impl Command {
+    pub(super) fn needs(&self) -> Needs {
+        match self {
+            Self::Set(_) => Needs::StoreToWrite,
+            Self::Keys {
+                action: Keys::Create(_),
+            } => Needs::StoreToWrite,
+            Self::Migrate(migrate) if migrate.print => Needs::Settings,
+            Self::Migrate(_) => Needs::StoreToWrite,
+            #[cfg(feature = "server")]
+            Self::Serve(_) => Needs::Settings,
+            #[cfg(feature = "testing")]
+            Self::Agent(_) => Needs::Settings,
+            _ => Needs::Store,
+        }
+    }
 }
 
 /// How an agent signs what it tells.
@@ -216,7 +244,7 @@ pub(super) struct Migrate {
     /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
     #[arg(long)]
     pub(super) keys: bool,
-    /// Prints the SQL for psql instead of running it.
+    /// Prints the SQL for psql, or with a URL of an SQLite file that for sqlite3, instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
     /// Removes everything beside the table; the table and its rows stay.
@@ -231,11 +259,11 @@ pub(super) struct Migrate {
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Store {
-    /// PostgreSQL if a database URL is given, else SQLite.
+    /// What the URL names; an SQLite file of this machine without one.
     Auto,
     /// The PostgreSQL database of --database-url or DATABASE_URL.
     Postgres,
-    /// An SQLite file, for the processes of this machine.
+    /// The SQLite file of --database-url or --data, for the processes of this machine.
     Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
@@ -276,10 +304,6 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where SQLite (as config.db) and pg-local keep their data [default: $XDG_DATA_HOME, else ~/.local/share, for root
-    /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
-    #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
-    pub(super) data: Option<std::path::PathBuf>,
     /// Whether clients have to show an API key (`sync-config keys`). Beyond loopback they always have to.
     #[arg(long, env = "SYNC_CONFIG_AUTH", default_value = "auto")]
     pub(super) auth: Auth,
@@ -327,6 +351,78 @@ pub(super) struct Serve {
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    #[command(flatten)]
+    pub(super) relay: Relay,
+}
+
+/// What clients of the relay may take.
+#[cfg(feature = "server")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Relay {
+    /// Open watches at most. WS_MAX_CONNECTIONS is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_CONNECTIONS")]
+    pub(super) max_connections: Option<usize>,
+    /// WebSockets that one address may ask for in a minute; 0 is no limit. WS_RATE_LIMIT_PER_MINUTE is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE")]
+    pub(super) rate_limit_per_minute: Option<u32>,
+    /// How long a WebSocket's client may be silent, pongs included, before it counts as gone: 1s to 1h.
+    /// WS_CONNECTION_TIMEOUT is taken as well, in seconds.
+    #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_WS_CONNECTION_TIMEOUT", value_parser = silence)]
+    pub(super) connection_timeout: Option<Duration>,
+    /// Bytes of a WebSocket's frame at most: 4096 to 64 MiB.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES", default_value = "1048576",
+        value_parser = clap::value_parser!(u32).range(4_096..=67_108_864))]
+    pub(super) max_message_bytes: u32,
+}
+
+#[cfg(feature = "server")]
+fn silence(text: &str) -> Result<Duration, String> {
+    let bare = text.parse::<u64>().map(Duration::from_secs);
+    let time =
+        bare.or_else(|_| humantime::parse_duration(text).map_err(|error| error.to_string()))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be from 1s to 1h".to_owned())
+    }
+}
+
+#[cfg(feature = "server")]
+impl Relay {
+    /// The limits, those of variables with other names included where nothing else says so.
+    pub(super) fn limits(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<crate::server::Limits, String> {
+        let default = crate::server::Limits::default();
+        let other = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let number = |name: &'static str| {
+            let text = other(name);
+            text.map(|text| {
+                text.parse::<u32>()
+                    .map_err(|_| format!("{name} must be a number"))
+            })
+            .transpose()
+        };
+        let connections = match (self.max_connections, number("WS_MAX_CONNECTIONS")?) {
+            (Some(given), _) => given,
+            (None, Some(other)) => usize::try_from(other).unwrap_or(usize::MAX),
+            (None, None) => default.connections,
+        };
+        let attempts = self
+            .rate_limit_per_minute
+            .or(number("WS_RATE_LIMIT_PER_MINUTE")?);
+        let named = other("WS_CONNECTION_TIMEOUT").map(|text| silence(&text));
+        let named = named
+            .transpose()
+            .map_err(|problem| format!("WS_CONNECTION_TIMEOUT {problem}"))?;
+        Ok(crate::server::Limits {
+            connections,
+            attempts: attempts.unwrap_or(default.attempts),
+            silence: self.connection_timeout.or(named).unwrap_or(default.silence),
+            frame: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
+        })
+    }
 }
 
 #[cfg(feature = "server")]

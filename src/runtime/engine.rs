@@ -3,6 +3,8 @@
 //! Guarantees: inputs are handled one at a time; what they publish has reached the cache, the waiters and the
 //! subscribers' queues before the next input is handled.
 
+#[cfg(feature = "server")]
+mod glance;
 mod kept;
 mod publishing;
 #[cfg(feature = "testing")]
@@ -19,6 +21,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+#[cfg(feature = "server")]
+pub(crate) use self::glance::Glance;
 use super::book::{Book, OWN_EPOCH};
 use super::cache::Cache;
 use super::clock::Clock;

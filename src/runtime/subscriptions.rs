@@ -234,6 +234,7 @@ impl Subscription {
         let event = match whole {
             Event::Changed(set) => match self.filter.apply(set) {
                 Some(set) => Event::Changed(set),
+                None if self.filter.every => Event::Changed(set.clone()),
                 None => return false,
             },
             Event::Resynced(set) => {

@@ -204,7 +204,7 @@ pub(super) async fn batch(
         batch = batch.actor(actor);
     }
     if let Some(key) = idempotency_key {
-        batch = batch.idempotency_key(key);
+        batch = batch.idempotency_key(identity.once(key));
     }
     if numbered {
         entries::refuse_what_is_lost(&app)?;

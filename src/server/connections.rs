@@ -1,6 +1,7 @@
 //! The connections of the HTTP service, which clients hold as long as they like, within bounds.
 //!
-//! Guarantees: at most 2,000 connections at once, fewer where the limit of open files is low, further ones wait to be accepted; one
+//! Guarantees: at most 1,000 connections at once beside those that streams may have, fewer where the limit of open files is low,
+//! WebSockets among them; further ones wait to be accepted; one
 //! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
 //! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
 //! is bounded elsewhere. With TLS the handshake has as long as a head.
@@ -24,7 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -44,12 +45,15 @@ pub(super) struct Patience {
     pub(super) stall: Duration,
 }
 
-impl Default for Patience {
-    /// As many connections as there may be streams, and as many again for requests beside them. 30 s are what a pool of
+/// Connections for requests, beside those of the streams.
+const REQUESTS: usize = 1_000;
+
+impl Patience {
+    /// As many connections as there may be streams, and more for requests beside them. 30 s are what a pool of
     /// connections keeps an idle one for; a network that moves nothing for 60 s has lost its other end.
-    fn default() -> Self {
+    pub(super) fn beside(streams: usize) -> Self {
         Self {
-            connections: super::descriptors::connections(2 * super::MAX_STREAMS),
+            connections: super::descriptors::connections(streams.saturating_add(REQUESTS)),
             head: Duration::from_secs(30),
             stall: Duration::from_secs(60),
         }
@@ -86,28 +90,25 @@ pub(super) async fn serve(
         let (tls, stop) = (tls.clone(), stop.clone());
         let router = TowerToHyperService::new(router.clone());
         let met = Met { router, peer };
-        connections.spawn(async move {
-            connection(tcp, met, tls, patience, stop).await;
-            drop(place);
-        });
+        let tcp = Patient::new(tcp, patience.stall, place.ok());
+        connections.spawn(connection(tcp, met, tls, patience, stop));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end, or until it is a WebSocket, which keeps the place.
 async fn connection(
-    tcp: TcpStream,
+    tcp: Patient,
     met: Met,
     tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
     // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
-    if let Err(error) = tcp.set_nodelay(true) {
+    if let Err(error) = tcp.tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY is not to be had");
     }
-    let tcp = Patient::new(tcp, patience.stall);
     let Some(tls) = tls else {
         return requests(tcp, met, patience, stop).await;
     };
@@ -122,7 +123,7 @@ async fn connection(
     }
 }
 
-/// Answers the requests of a connection.
+/// Answers the requests of a connection, until its end or until it is a WebSocket.
 async fn requests(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     met: Met,
@@ -132,7 +133,8 @@ async fn requests(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(TokioIo::new(io), met);
+        .serve_connection(TokioIo::new(io), met)
+        .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -183,14 +185,17 @@ struct Patient {
     stall: Duration,
     /// Runs while the socket takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Free for another connection when this one is closed, whatever has become of it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Patient {
-    fn new(tcp: TcpStream, stall: Duration) -> Self {
+    fn new(tcp: TcpStream, stall: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             tcp,
             stall,
             stalled: None,
+            _place: place,
         }
     }
 
@@ -351,6 +356,41 @@ mod tests {
         let mut sink = Vec::new();
         // A reset is an end too.
         drop(timeout(LONG, tcp.read_to_end(&mut sink)).await.unwrap());
+    }
+
+    /// The deadline of a head is that of a handshake, too: here nothing comes.
+    #[tokio::test]
+    async fn who_begins_no_handshake_is_let_go() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(
+            rustls::crypto::ring::default_provider().into(),
+        );
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(
+            vec![certificate.der().clone()],
+            rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        );
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let patience = Patience {
+            connections: 1,
+            head: Duration::from_millis(50),
+            stall: LONG,
+        };
+        let task = serve(listener, Router::new(), Some(acceptor), patience, stopped);
+        let task = tokio::spawn(task);
+        // The second one waits for the first one's place.
+        for _ in 0..2 {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            let mut read = Vec::new();
+            let ended = timeout(LONG, silent.read_to_end(&mut read)).await;
+            assert!(ended.is_ok() && read.is_empty(), "{read:?}");
+        }
+        task.abort();
     }
 
     #[tokio::test]

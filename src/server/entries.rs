@@ -228,7 +228,7 @@ impl Named {
     fn of(identity: &Identity, headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             actor: identity.actor(None),
-            idempotency_key: idempotency_key(headers)?,
+            idempotency_key: idempotency_key(headers)?.map(|key| identity.once(key)),
         })
     }
 

@@ -52,6 +52,11 @@ impl Identity {
         }
     }
 
+    /// Whether there are no API keys to tell one from another.
+    pub(super) fn is_anyone(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// The name that connections, statistics and logs know it by.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
@@ -72,6 +77,14 @@ impl Identity {
             Some(said) => format!("{}: {said}", self.name),
             None => self.name.to_string(),
         })
+    }
+
+    /// The name of a write that is to happen once: each holder of a key has names of its own, so that nobody takes another's.
+    pub(super) fn once(&self, idempotency_key: String) -> String {
+        match self.key {
+            Some(_) => format!("{}/{idempotency_key}", self.name),
+            None => idempotency_key,
+        }
     }
 
     /// The API key that it showed, if there are any.

@@ -27,10 +27,10 @@ mod origin;
 mod place;
 mod problem;
 mod query;
+mod relay;
 mod request_id;
 mod scope;
 mod throttle;
-mod watch;
 
 use std::future::Future;
 use std::io;
@@ -57,13 +57,12 @@ pub(crate) use self::keyring::Rules;
 use self::metrics::Metrics;
 pub(crate) use self::origin::Origins;
 use self::problem::Problem;
+pub(crate) use self::relay::Limits;
+use self::relay::Relay;
 use self::request_id::Names;
 use crate::service::ConfigService;
 
-/// Open streams at most: each keeps a subscription and up to a few MiB of messages.
-const MAX_STREAMS: usize = 1_000;
-
-/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
+/// Those that read the journal at once, so that a thousand streams that resume together leave connections to writers.
 const MAX_JOURNAL_READERS: usize = 2;
 
 /// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
@@ -90,6 +89,7 @@ pub(crate) struct Options {
     pub(crate) tls: Option<Certificates>,
     /// How long a stream may be idle before it tells its progress.
     pub(crate) progress: Duration,
+    pub(crate) relay: Limits,
 }
 
 /// What all requests share.
@@ -99,11 +99,11 @@ struct App {
     origins: Origins,
     progress: Duration,
     stop: signal::Receiver<bool>,
-    streams: Arc<Semaphore>,
-    /// Places for requests that are no streams.
-    requests: Semaphore,
+    relay: Relay,
     /// Turns at reading the journal.
     journal: Semaphore,
+    /// Places for requests that are no streams.
+    requests: Semaphore,
     /// The memory that bodies and answers may hold.
     budget: Budget,
     /// Names for requests that bring none.
@@ -132,34 +132,37 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
+    let relay = Relay::open(&service, options.relay).map_err(io::Error::other)?;
     let door = match options.keys {
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
     let metrics = Metrics::of(service.clone());
     let app = Arc::new(App {
-        names: Names::of(service.random()),
+        names: Names::of(service.clock().random()),
         metrics,
         service,
         door,
         origins: options.origins,
         progress: options.progress,
         stop: stopped.clone(),
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        requests: Semaphore::new(MAX_REQUESTS),
+        relay,
         journal: Semaphore::new(MAX_JOURNAL_READERS),
+        requests: Semaphore::new(MAX_REQUESTS),
         budget: Budget::default(),
     });
     let mut wait = stopped.clone();
     let tls = options.tls;
     let acceptor = tls.as_ref().map(Certificates::acceptor);
     let router = router(app.clone());
-    let server = connections::serve(listener, router, acceptor, Patience::default(), stopped);
+    let patience = Patience::beside(options.relay.connections);
+    let server = connections::serve(listener, router, acceptor, patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
             stop.await;
             stopping.send_replace(true);
         });
+        app.relay.drained().await;
     };
     let overdue = async {
         // The sender goes only after it has sent.
@@ -195,12 +198,13 @@ fn router(app: Shared) -> Router {
         .route("/v1/status", get(health::status))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))
+        .route("/v1/stats", get(relay::stats::stats))
         .layer(from_fn_with_state(app.clone(), in_time))
         // What tells whether the process lives is answered also while there is no place for anything else.
         .route("/healthz", get(health::alive))
         .route("/health", get(health::health))
         .route("/readyz", get(health::ready))
-        .route("/v1/watch", get(watch::watch))
+        .route("/v1/watch", get(relay::watch))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(app.clone(), gate::gate))

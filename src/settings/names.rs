@@ -13,7 +13,7 @@ const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 16] = [
     "SYNC_CONFIG_ALLOW_ORIGIN",
     "SYNC_CONFIG_AUTH",
     "SYNC_CONFIG_DATA",
@@ -26,6 +26,10 @@ const OTHERS: [&str; 12] = [
     "SYNC_CONFIG_STORE",
     "SYNC_CONFIG_TLS_CERT",
     "SYNC_CONFIG_TLS_KEY",
+    "SYNC_CONFIG_WS_CONNECTION_TIMEOUT",
+    "SYNC_CONFIG_WS_MAX_CONNECTIONS",
+    "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES",
+    "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE",
 ];
 
 /// Those of the project's own tests and benchmarks, which this process may be one of.

@@ -39,6 +39,8 @@ pub(crate) use link::EMPTY_READ_PAUSE;
 use link::{Demand, Ear, LISTEN_RETRY, Link, NONCE_GRACE, NONCE_TIMEOUT, Query, Session};
 use repair::Repair;
 
+#[cfg(feature = "server")]
+use super::RevisionId;
 use super::backoff::{Backoff, Random, jitter};
 use super::history::History;
 use super::notice::Notice;
@@ -176,6 +178,18 @@ impl Replica {
                 .flatten()
         });
         known.is_some_and(|id| id != cursor.id)
+    }
+
+    /// The id of a revision of the epoch shown, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        self.state.as_ref()?.history.id_of(revision)
+    }
+
+    /// The last audit of the fleet that this instance read.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_audit(&self) -> Option<AuditReport> {
+        self.repair.last_audit()
     }
 
     /// What a revision changed, while it is among the recent ones.

@@ -100,11 +100,11 @@ pub(in crate::server) async fn measured(
         .replace("{*", "{");
     let method = named(request.method());
     let http = &app.metrics.http;
-    let begun = app.service.now();
+    let begun = app.service.clock().now();
     let under_way = InFlight::begin(&http.in_flight);
     let response = next.run(request).await;
     drop(under_way);
-    let took = app.service.now().saturating_sub(begun);
+    let took = app.service.clock().now().saturating_sub(begun);
     let asked = Asked {
         route: route.clone(),
         method,

@@ -14,8 +14,16 @@ use prometheus_client::registry::{Registry, Unit};
 )]
 pub(in crate::server) enum Transport {
     sse,
-    #[allow(dead_code, reason = "a server without it shows none")]
     websocket,
+}
+
+impl Transport {
+    pub(in crate::server) fn name(self) -> &'static str {
+        match self {
+            Self::sse => "sse",
+            Self::websocket => "websocket",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,7 +72,7 @@ impl Relay {
         );
         registry.register(
             "relay_failures",
-            "Connections that ended because a client took nothing for too long",
+            "Connections that ended because a client was too slow, or silent for too long",
             new.failures.clone(),
         );
         // Both stand there from the start, so that a first event is a step from 0 and no new series.
@@ -104,9 +112,9 @@ pub(in crate::server) struct Open {
 }
 
 impl Open {
-    /// A message was given to it.
-    pub(in crate::server) fn sent(&self, bytes: usize) {
-        self.messages.inc();
+    /// Messages were given to it.
+    pub(in crate::server) fn sent(&self, messages: usize, bytes: usize) {
+        self.messages.inc_by(messages as u64);
         self.bytes.inc_by(bytes as u64);
     }
 
@@ -115,7 +123,7 @@ impl Open {
         self.laggards.inc();
     }
 
-    /// It took nothing for too long.
+    /// It was too slow, or silent.
     pub(in crate::server) fn failed(&self) {
         self.failures.inc();
     }

@@ -21,7 +21,7 @@ use utoipa::{Modify, OpenApi};
 
 pub(super) use self::problems::*;
 pub(super) use self::schemas::*;
-use super::{batch, changes, entries, gate, health, listing, metrics, watch};
+use super::{batch, changes, entries, gate, health, listing, metrics, relay};
 use crate::core::Key;
 
 /// What the document says of the whole.
@@ -44,7 +44,8 @@ const ABOUT: &str = "The configuration of a store, held in memory by every serve
         entries::delete,
         batch::batch,
         changes::changes,
-        watch::watch,
+        relay::watch,
+        relay::stats::stats,
         health::status,
         health::alive,
         health::health,

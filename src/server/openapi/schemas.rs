@@ -152,6 +152,78 @@ pub(in crate::server) struct Event {
     last: bool,
 }
 
+/// The connections of a server and what was delivered over them.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Stats {
+    /// Names the server to its clients.
+    server: String,
+    /// The revision shown.
+    revision: Option<u64>,
+    gateway_connections: Connections,
+    /// The clients by name, also those that are away whose acknowledgement is remembered.
+    clients: Vec<Client>,
+    event_delivery: Delivery,
+}
+
+/// The open connections.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Connections {
+    total_active: u64,
+    /// As many as may be.
+    limit: u64,
+    connections: Vec<Connection>,
+}
+
+/// An open connection.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Connection {
+    /// The client's name.
+    gateway_id: String,
+    connection_id: String,
+    #[schema(format = DateTime)]
+    connected_at: String,
+    /// When the client was last heard of.
+    #[schema(format = DateTime)]
+    last_heartbeat: String,
+    /// `connected`, or `behind` while revisions wait for it.
+    #[schema(pattern = "^(connected|behind)$")]
+    status: String,
+    #[schema(pattern = "^(websocket|sse)$")]
+    transport: String,
+    /// The newest revision that it was told of.
+    revision: u64,
+    /// The revision that it acknowledged.
+    applied: Option<u64>,
+    /// Revisions that wait for it.
+    queued: u64,
+    /// Times it was too slow for what is kept in memory.
+    fell_behind: u64,
+}
+
+/// A client, which may have several connections.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Client {
+    client_id: String,
+    connections: u64,
+    /// The revision that all of its connections have acknowledged.
+    applied: Option<u64>,
+}
+
+/// What was delivered since the start.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Delivery {
+    total_events_sent: u64,
+    failed_deliveries: u64,
+    #[schema(format = DateTime)]
+    last_failure_time: Option<String>,
+    last_failure_reason: Option<String>,
+}
+
 /// The process lives.
 #[derive(Serialize, ToSchema)]
 pub(in crate::server) struct Alive {

@@ -14,6 +14,8 @@ pub(crate) mod deaf;
 pub(crate) mod fetch;
 #[cfg(feature = "cli")]
 pub(crate) mod http;
+#[cfg(feature = "cli")]
+pub(crate) mod keys;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
 pub(crate) mod pgbouncer;
