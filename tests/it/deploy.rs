@@ -52,7 +52,9 @@ async fn knows(variable: &str) {
         let help = String::from_utf8(help.stdout).unwrap();
         let setting = sync_config::SPECS.iter().any(|spec| spec.env == variable);
         assert!(
-            setting || help.contains(&format!("[env: {variable}=")),
+            setting
+                || help.contains(&format!("[env: {variable}="))
+                || help.contains(&format!("without it {variable},")),
             "{variable} is not read"
         );
     } else {

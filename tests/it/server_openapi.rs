@@ -285,16 +285,18 @@ async fn every_documented_route_answers_as_documented() {
     let mut watch = Watch::open(at.address, "", &[]).await;
     put(at.address, "w", "1").await;
     for event in ["snapshot", "change"] {
-        let message = watch.news().await;
-        let faults = api.faults(
-            &json!({ "$ref": "#/components/schemas/Event" }),
-            &message.json(),
-        );
+        let message = watch.next().await.expect("an event");
+        let schema = json!({ "$ref": "#/components/schemas/Event" });
+        let faults = api.faults(&schema, &message.json());
         assert!(
             message.event == event && faults.is_empty(),
             "{message:?} {faults:?}"
         );
     }
+    let ack = json!({ "$ref": "#/components/schemas/Acknowledgement" });
+    let faults = api.faults(&ack, &watch.ack().json());
+    assert!(faults.is_empty(), "{faults:?}");
+    api.ask(&at, "GET", "/v1/stats", "/v1/stats", &[], "").await;
     api.asked.insert(("/v1/watch".to_owned(), "GET".to_owned()));
     let (asked, all) = api.coverage();
     assert_eq!(asked, all, "every operation is asked for");
@@ -327,6 +329,28 @@ async fn a_server_that_has_nothing_yet_and_one_that_cannot_write_answer_as_docum
             .status,
         503
     );
+}
+
+#[test]
+fn the_guide_says_of_every_documented_route_who_may_ask() {
+    let document: Value =
+        serde_json::from_str(include_str!("../../src/server/openapi.json")).unwrap();
+    let guide = include_str!("../../src/guide/security.md");
+    let (_, table) = guide
+        .split_once("<!-- routes: walked by a test -->")
+        .unwrap();
+    let (table, _) = table.split_once("<!-- /routes -->").unwrap();
+    let told: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|row| row.split('`').nth(1))
+        .collect();
+    let mut documented = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            documented.insert(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    assert_eq!(told, documented.iter().map(String::as_str).collect());
 }
 
 /// Every value of a document by its place.
@@ -362,7 +386,8 @@ fn every_reference_of_the_document_leads_somewhere_and_every_schema_is_used() {
         for name in document["components"][kind].as_object().unwrap().keys() {
             let reference = format!("#/components/{kind}/{name}");
             // The data of events has no place of its own in an answer; a method that a path does not take has no operation.
-            let mentioned = ["Event", "MethodNotAllowed"].contains(&name.as_str());
+            let mentioned =
+                ["Acknowledgement", "Event", "MethodNotAllowed"].contains(&name.as_str());
             assert!(
                 mentioned || used.contains(&reference),
                 "{reference} is not used"

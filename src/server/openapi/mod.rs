@@ -55,7 +55,7 @@ const ABOUT: &str = "The configuration of a store, held in memory by every serve
         document,
     ),
     components(
-        schemas(Problem, Conflict, Event, Key, After, Any, Cursor, ETag, ETags, IdempotencyKey),
+        schemas(Problem, Conflict, Acknowledgement, Event, Key, After, Any, Cursor, ETag, ETags, IdempotencyKey),
         responses(
             AlreadyDone, BadRequest, Unauthorized, Forbidden, NotFound, Internal, MethodNotAllowed, RequestTimeout, Gone, PreconditionFailed, TooLarge,
             TooManyRequests, Unavailable, OutcomeUnknown,

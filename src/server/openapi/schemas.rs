@@ -152,6 +152,23 @@ pub(in crate::server) struct Event {
     last: bool,
 }
 
+/// The first message of a stream: the data of `ack`, the payload of `connection.ack`.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Acknowledgement {
+    client_id: String,
+    /// The same.
+    gateway_id: String,
+    connection_id: String,
+    epoch: Epoch,
+    /// The newest revision at the time.
+    revision: Revision,
+    #[schema(value_type = Cursor)]
+    cursor: String,
+    /// Names the server.
+    server: String,
+}
+
 /// The connections of a server and what was delivered over them.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
