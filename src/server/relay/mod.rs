@@ -7,8 +7,11 @@
 
 mod asked;
 mod attempts;
+mod events;
+mod feed;
 mod frames;
 mod hub;
+mod interest;
 mod registry;
 mod replies;
 mod ring;
@@ -30,6 +33,8 @@ use tokio::task::JoinSet;
 
 use self::asked::Asked;
 use self::attempts::Attempts;
+pub(super) use self::events::publish;
+pub(crate) use self::events::settings as events_settings;
 use self::hub::{Hearing, Hub};
 use self::registry::Registry;
 pub(super) use self::stats::stats;
@@ -76,29 +81,52 @@ impl Default for Limits {
 
 /// What all streams share.
 pub(super) struct Relay {
-    hub: Arc<Hub>,
+    config: Arc<Station>,
+    events: Option<Arc<Station>>,
     registry: Arc<Registry>,
     limits: Limits,
     attempts: Attempts,
     /// Names this server to clients.
     server: String,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// A store and what it tells everybody.
+struct Station {
+    service: Arc<ConfigService>,
+    hub: Arc<Hub>,
     _hearing: Hearing,
 }
 
+impl Station {
+    fn open(service: &Arc<ConfigService>, name: &str) -> Result<Arc<Self>> {
+        let (hub, hearing) = Hub::open(service, name)?;
+        Ok(Arc::new(Self {
+            service: service.clone(),
+            hub,
+            _hearing: hearing,
+        }))
+    }
+}
+
 impl Relay {
-    /// Begins to hear what a store tells.
-    pub(super) fn open(service: &Arc<ConfigService>, limits: Limits) -> Result<Self> {
-        let (hub, hearing) = Hub::open(service)?;
+    /// Begins to hear what a store tells, and that of the events if there is one.
+    pub(super) fn open(
+        service: &Arc<ConfigService>,
+        events: Option<&Arc<ConfigService>>,
+        limits: Limits,
+    ) -> Result<Self> {
         let clock = service.clock();
         Ok(Self {
-            hub,
+            config: Station::open(service, "relay")?,
+            events: events
+                .map(|events| Station::open(events, "events"))
+                .transpose()?,
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
             attempts: Attempts::new(clock.clone(), limits.attempts),
             server: format!("{:016x}", clock.random()),
             tasks: Mutex::default(),
-            _hearing: hearing,
         })
     }
 
