@@ -76,6 +76,8 @@ impl Feed {
             return;
         };
         self.config.skip();
+        // Even the first message names a place among the events, so that none is missed by whoever is gone after it.
+        events.begin_now();
         events.skip();
         if let Some(config) = self.config.told() {
             events.beside(Other::Config(config));

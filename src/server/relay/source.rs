@@ -241,6 +241,18 @@ impl Source {
         }
     }
 
+    /// Begins at the end, if that is known and where the client wants to begin.
+    pub(super) fn begin_now(&mut self) {
+        let wanted = self.first && !self.state && !self.lost && self.greeted;
+        if wanted
+            && matches!(self.stage, Stage::Begin(None))
+            && let Some(end) = self.station.hub.end_now()
+        {
+            self.first = false;
+            (self.told, self.at, self.stage) = (Some(end.cursor), end.at, Stage::Live);
+        }
+    }
+
     /// Passes over what is not for the client.
     pub(super) fn skip(&mut self) {
         if let (Stage::Live, Some(told)) = (&self.stage, self.told)
