@@ -53,6 +53,8 @@ mod server_batch;
 #[cfg(feature = "server")]
 mod server_life;
 #[cfg(feature = "server")]
+mod server_metrics;
+#[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]
 mod services;

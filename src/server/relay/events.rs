@@ -23,6 +23,7 @@ use crate::core::{Key, MAX_VALUE_BYTES, RevisionId};
 use crate::error::Error;
 use crate::server::batch::idempotency_key;
 use crate::server::identity::{Identity, Role};
+use crate::server::openapi::{BadRequest, TooLarge};
 use crate::server::problem::Problem;
 use crate::server::{Shared, body, message};
 use crate::settings::Settings;
@@ -137,7 +138,19 @@ impl<'a> Published<'a> {
     }
 }
 
-/// Publishes an event.
+/// Publish an event
+///
+/// To one client, to those that watch keys with a prefix, or to all: delivered in order, by any server, to those that are connected and
+/// to those that come back with their cursor within the retention.
+#[utoipa::path(
+    post, path = "/v1/events", tag = "changes", operation_id = "publish",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes sending it again safe")),
+    request_body(content = Object, description = "`{type, payload, to: {client} | {prefix} | \"all\", correlationId?}`"),
+    responses(
+        (status = 202, description = "It is durable: its id, and its place among the events", body = Object),
+        (status = 400, response = BadRequest), (status = 413, response = TooLarge)
+    )
+)]
 pub(in crate::server) async fn publish(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,

@@ -86,13 +86,13 @@ impl Stream {
                 Step::Source(Err(ended)) => return self.ended(ended),
                 Step::Idle => self.feed.progress(),
             };
-            let count = messages.len();
+            let (count, bytes) = (messages.len(), messages.iter().map(Bytes::len).sum());
             for message in messages {
                 if !self.send(message).await {
                     return;
                 }
             }
-            self.admitted.registry().delivered(count);
+            self.admitted.delivered(count, bytes);
             self.note();
         }
     }
@@ -118,7 +118,7 @@ impl Stream {
 
     fn ended(&self, ended: Ended) {
         if ended == Ended::Slow {
-            self.admitted.registry().failed("the client is too slow");
+            self.admitted.failed("the client is too slow");
         }
     }
 

@@ -13,7 +13,13 @@ use crate::server::identity::{Identity, Role};
 use crate::server::problem::Problem;
 use crate::wire::timestamp;
 
-/// Answers with the statistics.
+/// Who follows
+///
+/// The connections of this server, what their clients have acknowledged, and what was delivered.
+#[utoipa::path(
+    get, path = "/v1/stats", tag = "operation", operation_id = "stats",
+    responses((status = 200, description = "The statistics", body = Object))
+)]
 pub(in crate::server) async fn stats(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,

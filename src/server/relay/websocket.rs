@@ -245,8 +245,8 @@ impl Connection {
                 let random = self.app.service.clock().random();
                 tokio::time::sleep(self.app.relay.pause(random)).await;
             }
-            Close::Slow => self.admitted.registry().failed("the client is too slow"),
-            Close::Silent => self.admitted.registry().failed("the client is silent"),
+            Close::Slow => self.admitted.failed("the client is too slow"),
+            Close::Silent => self.admitted.failed("the client is silent"),
             _ => {}
         }
         let closing = async {
@@ -353,7 +353,8 @@ impl Connection {
             Err(_) => return Err(self.stuck()),
         }
         self.busy = self.now();
-        self.admitted.registry().delivered(messages.len());
+        let bytes = messages.iter().map(Bytes::len).sum();
+        self.admitted.delivered(messages.len(), bytes);
         if let Some(told) = self.feed.told() {
             let at = self.feed.at();
             self.admitted.open.told(told.revision.get(), at);
@@ -363,7 +364,7 @@ impl Connection {
 
     /// In the middle of a message there is no way to say anything.
     fn stuck(&self) -> End {
-        self.admitted.registry().failed("the client takes nothing");
+        self.admitted.failed("the client takes nothing");
         End::Gone
     }
 }
