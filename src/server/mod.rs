@@ -57,8 +57,8 @@ pub(crate) use self::keyring::Rules;
 use self::metrics::Metrics;
 pub(crate) use self::origin::Origins;
 use self::problem::Problem;
-pub(crate) use self::relay::Limits;
 use self::relay::Relay;
+pub(crate) use self::relay::{Limits, events_settings};
 use self::request_id::Names;
 use crate::service::ConfigService;
 
@@ -83,6 +83,8 @@ const MAX_REQUESTS: usize = 512;
 pub(crate) struct Options {
     /// The store of the API keys; without it everybody is let in who reaches the address.
     pub(crate) keys: Option<(Arc<ConfigService>, Rules)>,
+    /// The store of what is published to clients; without it nothing is.
+    pub(crate) events: Option<Arc<ConfigService>>,
     /// The sites whose pages may ask.
     pub(crate) origins: Origins,
     /// Without it, plaintext is spoken.
@@ -132,7 +134,8 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
-    let relay = Relay::open(&service, options.relay).map_err(io::Error::other)?;
+    let relay =
+        Relay::open(&service, options.events.as_ref(), options.relay).map_err(io::Error::other)?;
     let door = match options.keys {
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
@@ -196,9 +199,10 @@ fn router(app: Shared) -> Router {
         .route("/v1/batch", post(batch::batch))
         .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
+        .route("/v1/stats", get(relay::stats::stats))
+        .route("/v1/events", post(relay::events::publish))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))
-        .route("/v1/stats", get(relay::stats::stats))
         .layer(from_fn_with_state(app.clone(), in_time))
         // What tells whether the process lives is answered also while there is no place for anything else.
         .route("/healthz", get(health::alive))

@@ -17,15 +17,6 @@ pub(in crate::server) enum Transport {
     websocket,
 }
 
-impl Transport {
-    pub(in crate::server) fn name(self) -> &'static str {
-        match self {
-            Self::sse => "sse",
-            Self::websocket => "websocket",
-        }
-    }
-}
-
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct By {
     transport: Transport,
@@ -112,8 +103,8 @@ pub(in crate::server) struct Open {
 }
 
 impl Open {
-    /// Messages were given to it.
-    pub(in crate::server) fn sent(&self, messages: usize, bytes: usize) {
+    /// Messages were given to it, so many bytes together.
+    pub(in crate::server) fn sent_all(&self, messages: usize, bytes: usize) {
         self.messages.inc_by(messages as u64);
         self.bytes.inc_by(bytes as u64);
     }

@@ -45,6 +45,7 @@ const ABOUT: &str = "The configuration of a store, held in memory by every serve
         batch::batch,
         changes::changes,
         relay::watch,
+        relay::events::publish,
         relay::stats::stats,
         health::status,
         health::alive,

@@ -7,8 +7,11 @@
 
 mod asked;
 mod attempts;
+pub(super) mod events;
+mod feed;
 mod frames;
 mod hub;
+mod interest;
 mod registry;
 mod replies;
 mod ring;
@@ -31,6 +34,7 @@ use tracing::Instrument;
 
 use self::asked::Asked;
 use self::attempts::Attempts;
+pub(crate) use self::events::settings as events_settings;
 use self::hub::{Hearing, Hub};
 use self::registry::Registry;
 use super::connections::Peer;
@@ -78,29 +82,52 @@ impl Default for Limits {
 
 /// What all streams share.
 pub(super) struct Relay {
-    hub: Arc<Hub>,
+    config: Arc<Station>,
+    events: Option<Arc<Station>>,
     registry: Arc<Registry>,
     limits: Limits,
     attempts: Attempts,
     /// Names this server to clients.
     server: String,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// A store and what it tells everybody.
+struct Station {
+    service: Arc<ConfigService>,
+    hub: Arc<Hub>,
     _hearing: Hearing,
 }
 
+impl Station {
+    fn open(service: &Arc<ConfigService>, name: &str) -> Result<Arc<Self>> {
+        let (hub, hearing) = Hub::open(service, name)?;
+        Ok(Arc::new(Self {
+            service: service.clone(),
+            hub,
+            _hearing: hearing,
+        }))
+    }
+}
+
 impl Relay {
-    /// Begins to hear what a store tells.
-    pub(super) fn open(service: &Arc<ConfigService>, limits: Limits) -> Result<Self> {
-        let (hub, hearing) = Hub::open(service)?;
+    /// Begins to hear what a store tells, and that of the events if there is one.
+    pub(super) fn open(
+        service: &Arc<ConfigService>,
+        events: Option<&Arc<ConfigService>>,
+        limits: Limits,
+    ) -> Result<Self> {
         let clock = service.clock();
         Ok(Self {
-            hub,
+            config: Station::open(service, "relay")?,
+            events: events
+                .map(|events| Station::open(events, "events"))
+                .transpose()?,
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
             attempts: Attempts::new(clock.clone(), limits.attempts),
             server: format!("{:016x}", clock.random()),
             tasks: Mutex::default(),
-            _hearing: hearing,
         })
     }
 
@@ -129,28 +156,27 @@ impl Relay {
 
 /// Follow revisions
 ///
-/// As server-sent events: `ack` first, then `snapshot` with the state, then one `change` for each revision that changes a matching
-/// key, and `progress` with the revision reached when nothing else was told for a while. The last part of each has an id; a client
-/// that comes back with it is told exactly what came after it, or begins anew with a `snapshot`.
-/// With `Upgrade: websocket` the same as text frames, `connection.ack`, `config.snapshot`, `config.changed` and `config.progress`,
-/// each as `{"type","payload","timestamp","correlationId","cursor"}`.
+/// Server-sent events, or a WebSocket where one is asked for: an acknowledgement, then the state, then each revision that changes a
+/// matching key, and now and then the revision reached when nothing else was told. The last part of each has an id (a cursor); a
+/// client that comes back with it to any server is told exactly what came after it, or begins anew with the state.
 #[utoipa::path(
     get, path = "/v1/watch", tag = "changes", operation_id = "watch",
     params(
-        ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may be repeated", style = Form, explode),
-        ("cursor" = Option<super::openapi::Cursor>, Query, description = "Where to go on"),
-        ("lastEventId" = Option<super::openapi::Cursor>, Query, description = "The same, as the id of an event"),
-        ("Last-Event-ID" = Option<super::openapi::Cursor>, Header, description = "The same, as browsers send it"),
-        ("epoch" = Option<crate::core::Epoch>, Query, description = "With `revision`: where to go on, by number, within this history"),
-        ("revision" = Option<crate::core::Revision>, Query, description = "With `epoch`: the last revision that the client has"),
-        ("client" = Option<String>, Query, description = "Names the client in statistics, where no API keys are asked for"),
-        ("state" = Option<bool>, Query, description = "`false`: without a snapshot at the beginning"),
-        ("all" = Option<bool>, Query, description = "`true`: tell of every revision, also of those that change nothing in the scope")
+        ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
+        ("cursor" = Option<String>, Query, description = "Where to go on"),
+        ("lastEventId" = Option<String>, Query, description = "The same, for those who cannot set the header"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The same, as browsers send it; before those of the query"),
+        ("epoch" = Option<String>, Query, description = "With `revision`: where to go on, for those who keep no cursor"),
+        ("revision" = Option<u64>, Query, description = "With `epoch`"),
+        ("state" = Option<bool>, Query, description = "false: begin without the state"),
+        ("all" = Option<bool>, Query, description = "true: every revision is told, with the revision and the time of each change"),
+        ("events" = Option<bool>, Query, description = "Whether published events are told; they are to clients with a name"),
+        ("client" = Option<String>, Query, description = "The client's name, where there are no API keys")
     ),
     responses(
         (status = 101, description = "A WebSocket"),
         (status = 200, description = "The events; the data of each is an `Event`", body = String, content_type = "text/event-stream"),
-        (status = 400, response = BadRequest), (status = 429, response = super::openapi::TooManyRequests)
+        (status = 400, response = BadRequest), (status = 426, description = "Another version of WebSocket than 13")
     )
 )]
 pub(super) async fn watch(
@@ -183,14 +209,14 @@ pub(super) async fn watch(
     if app.stopping() {
         return Err(Problem::unavailable("shutting down"));
     }
-    let transport = if upgrade {
+    let transport = if upgrade { "websocket" } else { "sse" };
+    let counted = app.metrics.relay.open(if upgrade {
         Transport::websocket
     } else {
         Transport::sse
-    };
-    let (registry, metrics) = (&app.relay.registry, &app.metrics.relay);
-    let Some(admitted) = registry.admit(&asked.client, transport, metrics) else {
-        let most = registry.most();
+    });
+    let Some(admitted) = app.relay.registry.admit(&asked.client, transport, counted) else {
+        let most = app.relay.registry.most();
         return Err(Problem::too_many(
             format!(
                 "{most} streams are open, which is as many as may be; try another server, or raise SYNC_CONFIG_WS_MAX_CONNECTIONS"

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::hub::{Channel, Hub};
 use crate::runtime::Clock;
-use crate::server::metrics::{self, Transport};
+use crate::server::metrics::Open as Counted;
 
 /// Clients without a connection whose acknowledgement is kept.
 const REMEMBERED: usize = 10_000;
@@ -54,8 +54,7 @@ pub(super) struct Open {
     channel: OnceLock<Arc<Channel>>,
     applied: AtomicU64,
     falls: AtomicU64,
-    /// What metrics count of it.
-    counted: metrics::Open,
+    counted: Counted,
 }
 
 /// An open connection's place, free again when this is dropped.
@@ -101,8 +100,8 @@ impl Registry {
     pub(super) fn admit(
         self: &Arc<Self>,
         client: &str,
-        transport: Transport,
-        metrics: &metrics::Relay,
+        transport: &'static str,
+        counted: Counted,
     ) -> Option<Admitted> {
         let mut inner = self.lock();
         if inner.open.len() >= self.most {
@@ -116,8 +115,7 @@ impl Registry {
         let open = Arc::new(Open {
             id: format!("{:016x}{:016x}", self.clock.random(), self.clock.random()),
             client,
-            transport: transport.name(),
-            counted: metrics.open(transport),
+            transport,
             connected_at: self.clock.wall(),
             heard: AtomicU64::new(millis(self.clock.now())),
             revision: AtomicU64::new(0),
@@ -125,6 +123,7 @@ impl Registry {
             at: AtomicU64::new(0),
             channel: OnceLock::new(),
             falls: AtomicU64::new(0),
+            counted,
         });
         inner.next += 1;
         let number = inner.next;
@@ -154,17 +153,6 @@ impl Registry {
             }
             empty.await;
         }
-    }
-
-    /// Counts messages that were handed to the network.
-    fn delivered(&self, messages: usize) {
-        self.sent.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    /// Notes that a connection was lost with messages still to be delivered.
-    fn failed(&self, reason: &'static str) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.lock().last_failure = Some((self.clock.wall(), reason));
     }
 
     pub(super) fn deliveries(&self) -> Deliveries {
@@ -232,13 +220,17 @@ impl Drop for Admitted {
 impl Admitted {
     /// Counts messages that were handed to the network.
     pub(super) fn delivered(&self, messages: usize, bytes: usize) {
-        self.registry.delivered(messages);
-        self.open.counted.sent(messages, bytes);
+        self.registry
+            .sent
+            .fetch_add(messages as u64, Ordering::Relaxed);
+        self.open.counted.sent_all(messages, bytes);
     }
 
-    /// Notes that the connection was lost with messages still to be delivered.
+    /// Notes that the connection is lost with messages still to be delivered.
     pub(super) fn failed(&self, reason: &'static str) {
-        self.registry.failed(reason);
+        let registry = &self.registry;
+        registry.failed.fetch_add(1, Ordering::Relaxed);
+        registry.lock().last_failure = Some((registry.clock.wall(), reason));
         self.open.counted.failed();
     }
 }

@@ -28,7 +28,7 @@ pub(in crate::server) async fn stats(
     identity.demand(Role::Admin)?;
     identity.demand_all()?;
     let registry = &app.relay.registry;
-    let (connections, away) = (registry.shown(&app.relay.hub), registry.away());
+    let (connections, away) = (registry.shown(&app.relay.config.hub), registry.away());
     let deliveries = registry.deliveries();
     let (failed_at, failure) = deliveries.last_failure.unzip();
     Ok(Json(json!({
