@@ -358,6 +358,41 @@ mod tests {
         drop(timeout(LONG, tcp.read_to_end(&mut sink)).await.unwrap());
     }
 
+    /// The deadline of a head is that of a handshake, too: here nothing comes.
+    #[tokio::test]
+    async fn who_begins_no_handshake_is_let_go() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(
+            rustls::crypto::ring::default_provider().into(),
+        );
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(
+            vec![certificate.der().clone()],
+            rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        );
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let patience = Patience {
+            connections: 1,
+            head: Duration::from_millis(50),
+            stall: LONG,
+        };
+        let task = serve(listener, Router::new(), Some(acceptor), patience, stopped);
+        let task = tokio::spawn(task);
+        // The second one waits for the first one's place.
+        for _ in 0..2 {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            let mut read = Vec::new();
+            let ended = timeout(LONG, silent.read_to_end(&mut read)).await;
+            assert!(ended.is_ok() && read.is_empty(), "{read:?}");
+        }
+        task.abort();
+    }
+
     #[tokio::test]
     async fn a_client_that_sends_half_a_request_or_none_is_closed_and_others_get_their_turn() {
         let server = Server::start(4, 200, 60_000).await;

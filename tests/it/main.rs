@@ -24,6 +24,8 @@ mod bad_input;
 mod chaos;
 mod convergence;
 mod deaf_sessions;
+#[cfg(feature = "server")]
+mod deploy;
 mod documents;
 mod experiments;
 mod failover;
@@ -72,6 +74,10 @@ mod server_keys;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
+#[cfg(feature = "server")]
+mod server_metrics;
+#[cfg(feature = "server")]
+mod server_openapi;
 #[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]

@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::ground::one;
 use crate::support::http::{Answer, Watch, get, request};
@@ -112,6 +117,52 @@ async fn a_revocation_reaches_servers_that_share_an_sqlite_file() {
     assert_eq!(get(two.address, "/v1/config").await.status, 401);
 }
 
+/// A WebSocket that a browser would open: the key stands among the protocols.
+async fn socket(at: SocketAddr, token: &str) -> WebSocketStream<TcpStream> {
+    let mut request = format!("ws://{at}/v1/watch").into_client_request().unwrap();
+    let protocols = format!("sync-config, sync-config.key.{token}");
+    let headers = request.headers_mut();
+    headers.insert("sec-websocket-protocol", protocols.parse().unwrap());
+    let tcp = TcpStream::connect(at).await.unwrap();
+    let (socket, answer) = client_async(request, tcp).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "sync-config");
+    socket
+}
+
+#[tokio::test]
+async fn a_revoked_key_closes_its_websockets_on_every_server_and_says_why() {
+    let db = TestDb::new().await;
+    let (one, two) = tokio::join!(
+        Server::start_with(db.url(), WITH_KEYS, &[]),
+        Server::start_with(db.url(), WITH_KEYS, &[]),
+    );
+    let gone = token(db.url(), "gone", "read", &[]).await;
+    let mut open = Vec::new();
+    for at in [one.address, two.address] {
+        until_let_in(at, &gone).await;
+        let mut socket = socket(at, &gone).await;
+        let first = socket.next().await.unwrap().unwrap();
+        let first: Value = serde_json::from_str(first.to_text().unwrap()).unwrap();
+        assert_eq!(first["type"], "connection.ack");
+        assert_eq!(first["payload"]["clientId"], "gone");
+        open.push(socket);
+    }
+    keys(db.url(), 0, &["revoke", "gone"]).await;
+    for mut socket in open {
+        let closed = async {
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Close(why))) => return why,
+                    Some(Ok(_)) => {}
+                    other => panic!("it ends with {other:?}"),
+                }
+            }
+        };
+        let why = timeout(SECOND, closed).await.expect("within a second");
+        assert_eq!(u16::from(why.unwrap().code), 4001);
+    }
+}
+
 #[tokio::test]
 async fn a_key_ends_when_its_time_is_over() {
     let db = TestDb::new().await;
@@ -186,10 +237,11 @@ async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
     ];
     let mut first: Option<Answer> = None;
     for (path, headers) in refused {
-        let borrowed: Vec<(&str, &str)> = headers
+        let mut borrowed: Vec<(&str, &str)> = headers
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
+        borrowed.push(("x-request-id", "one-name"));
         let mut answer = request(at.address, "GET", path, &borrowed, "").await;
         answer.headers.remove("date");
         assert_eq!(answer.status, 401, "{headers:?}");
@@ -386,7 +438,13 @@ async fn a_key_sees_its_own_prefixes_and_nothing_else() {
             .await
             .json();
         assert_eq!(shown(&listed), keys, "{query}");
-        let mut watch = Watch::open(at.address, query, &[("api-key", own.as_str())]).await;
+        let header = [("api-key", own.as_str())];
+        if keys.is_empty() {
+            // Nothing would ever come.
+            assert_eq!(Watch::asked(at.address, query, &header).await, 403);
+            continue;
+        }
+        let mut watch = Watch::open(at.address, query, &header).await;
         assert_eq!(shown(&watch.news().await.json()), keys, "{query}");
     }
     let mut watch = watch(at.address, &own).await;
