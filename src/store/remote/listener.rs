@@ -116,11 +116,11 @@ impl RemoteListener {
         Error::unavailable(what, format!("server {}: {problem}", self.name))
     }
 
-    /// Makes sure that an answer by HTTP is from after what was handed out, and of the history that the session follows: a
-    /// balancer in between may have led the question to another server.
-    fn current(&self, what: &str, answered: Cursor) -> Result<()> {
-        let followed = self.session.hub.told().newest().epoch;
-        if answered.epoch != followed || self.remote.seen().is_past(answered) {
+    /// Makes sure that an answer by HTTP is not from before what the session told when it was asked for, nor from before what
+    /// was handed out: a balancer in between may have led the question to another server.
+    fn current(&self, what: &str, answered: Cursor, told: Cursor) -> Result<()> {
+        let same = answered.epoch == told.epoch && answered.revision >= told.revision;
+        if !same || self.remote.seen().is_past(answered) {
             return Err(self.failed(what, BEHIND));
         }
         Ok(())
@@ -212,16 +212,17 @@ impl RemoteListener {
 
     async fn state(&self) -> Result<Loaded> {
         const WHAT: &str = "reading the state";
+        let begun = self.session.hub.told().newest();
         let mut answer = self.remote.read(WHAT, self.server, "/v1/config").await?;
         let broken = |told: Strange| strange(WHAT, &self.name, &told);
         let told = answer.header("sync-config-cursor");
         let told = told.ok_or_else(|| Strange::new("its state has no cursor"));
         let cursor = told.and_then(wire::cursor).map_err(broken)?;
-        self.current(WHAT, cursor)?;
+        self.current(WHAT, cursor, begun)?;
         let entries = entries(&mut answer, cursor, |problem| self.failed(WHAT, &problem));
         let entries = entries.await?.map_err(broken)?;
         // It may have taken long.
-        self.current(WHAT, cursor)?;
+        self.current(WHAT, cursor, begun)?;
         self.remote.seen().note(cursor);
         Ok(Loaded {
             cursor,
