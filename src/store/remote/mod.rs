@@ -18,6 +18,9 @@ mod own;
 mod reading;
 mod seen;
 mod session;
+mod state;
+#[cfg(feature = "testing")]
+pub(crate) mod tested;
 mod told;
 mod wire;
 mod writing;

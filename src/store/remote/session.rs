@@ -224,7 +224,6 @@ impl Hub {
             Effect::Pong => self.pongs.notify_waiters(),
             Effect::Refused(Some(number), why) => self.answer(number, Err(why)),
             Effect::Refused(None, why) => {
-                let why = crate::core::shown_start(&why);
                 tracing::debug!(%why, "a server refused a message");
             }
         }

@@ -113,7 +113,8 @@ impl Told {
             "pong" => Ok(Effect::Pong),
             "error" => {
                 let refused = message.payload::<Refused>().unwrap_or_default();
-                Ok(Effect::Refused(message.number(), refused.problem))
+                let why = crate::core::shown_start(&refused.problem);
+                Ok(Effect::Refused(message.number(), why))
             }
             _ => Ok(Effect::Nothing),
         }
