@@ -14,9 +14,13 @@ mod cli;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_copy;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_doctor;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_import;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_watch;
 mod consumers;
 #[macro_use]
 mod contract;
