@@ -74,6 +74,8 @@ mod sqlite;
 mod sqlite_faults;
 #[cfg(feature = "sqlite")]
 mod sqlite_life;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod sqlite_shell;
 #[cfg(feature = "cli")]
 mod state_file;
 mod stuck;
