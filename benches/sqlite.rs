@@ -244,6 +244,36 @@ fn share(others: &[&Other], mut busy: impl FnMut()) -> Option<Vec<f64>> {
     )
 }
 
+fn cost(seer: &Other, looker: &Other, mut change: impl FnMut()) {
+    bounds("What looking costs a process that hears nothing");
+    let calm = share(&[seer, looker], || {
+        std::thread::sleep(Duration::from_millis(500));
+    });
+    // A change now and then keeps it looking each 5 ms or oftener.
+    let watched = share(&[seer], || {
+        std::thread::sleep(Duration::from_millis(500));
+        change();
+    });
+    match calm.zip(watched) {
+        Some((calm, watched)) => {
+            bounded("calm", "% of a core", calm[..1].to_vec(), Some(0.1));
+            bounded(
+                "with a change each 0.5 s",
+                "% of a core",
+                watched,
+                Some(1.0),
+            );
+            bounded(
+                "the bare program, always each 1 ms",
+                "% of a core",
+                calm[1..].to_vec(),
+                None,
+            );
+        }
+        None => println!("the processor's time of a process is not to be had here"),
+    }
+}
+
 fn main() {
     if let Ok(child) = std::env::var(CHILD) {
         return match child.split_once(':') {
@@ -289,33 +319,9 @@ fn main() {
         Some(60.0),
     );
 
-    bounds("What looking costs a process that hears nothing");
-    let calm = share(&[&seer, &looker], || {
-        std::thread::sleep(Duration::from_millis(500));
-    });
-    // A change now and then keeps it looking each 5 ms or oftener.
-    let watched = share(&[&seer], || {
-        std::thread::sleep(Duration::from_millis(500));
+    cost(&seer, &looker, || {
         two += 1;
         runtime.block_on(config.set(KEY, two)).expect("write");
     });
-    match calm.zip(watched) {
-        Some((calm, watched)) => {
-            bounded("calm", "% of a core", calm[..1].to_vec(), Some(0.1));
-            bounded(
-                "with a change each 0.5 s",
-                "% of a core",
-                watched,
-                Some(1.0),
-            );
-            bounded(
-                "the bare program, always each 1 ms",
-                "% of a core",
-                calm[1..].to_vec(),
-                None,
-            );
-        }
-        None => println!("the processor's time of a process is not to be had here"),
-    }
     runtime.block_on(config.shutdown()).expect("shut down");
 }
