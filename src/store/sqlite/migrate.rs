@@ -56,6 +56,10 @@ const TRIGGERS: [&str; 3] = ["on_insert", "on_update", "on_delete"];
 
 /// What was done to the schema.
 #[derive(Debug, Default)]
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the command line tells of it")
+)]
 pub(crate) struct Migrated {
     /// Whether the table was there before.
     pub(crate) adopted: bool,
