@@ -1,4 +1,4 @@
-//! A guide in six parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
+//! A guide in eight parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
 //!
 //! 1. [`guarantees`]: what holds, what does not, and by which rule.
 //! 2. [`reading`]: from memory, in one view, typed, and fresh.
@@ -6,6 +6,8 @@
 //! 4. [`subscribing`]: callbacks, streams, and places that outlive a process.
 //! 5. [`testing`]: a store in memory, and one with faults.
 //! 6. [`operating`]: what to set, to watch and to do.
+//! 7. [`security`]: who is let in by the HTTP service, and how.
+//! 8. [`remote`]: a replica without a database, on the relay of servers.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -24,3 +26,9 @@ pub mod testing {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/security.md")]
+pub mod security {}
+
+#[doc = include_str!("guide/remote.md")]
+pub mod remote {}

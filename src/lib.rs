@@ -48,6 +48,8 @@ pub mod cli;
 mod core;
 mod error;
 pub mod guide;
+#[cfg(feature = "cli")]
+mod keys;
 #[cfg(all(feature = "server", unix))]
 mod local_postgres;
 mod runtime;

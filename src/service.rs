@@ -19,9 +19,13 @@ use tokio::task::JoinHandle;
 
 #[cfg(feature = "toml")]
 pub use self::services::Services;
+#[cfg(feature = "server")]
+use crate::core::RevisionId;
 use crate::core::replica::Config;
 use crate::core::{Checksum, Cursor, Entry, Key, Revision, Scalar, Snapshot};
 use crate::error::{Error, Kind, Result};
+#[cfg(feature = "server")]
+use crate::runtime::Glance;
 use crate::runtime::{Clock, Driver, Engine, Intervals, Keeper, StateFile, Writer};
 use crate::settings::Settings;
 use crate::status::Status;
@@ -167,7 +171,7 @@ impl ConfigService {
     ///
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        let asked = self.store.history(self.engine.stored(after), limit);
+        let asked = self.store.history(self.engine.as_stored(after), limit);
         let what = "reading the journal";
         let revisions = self.engine.ask(what, self.request_timeout, asked).await?;
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
@@ -194,11 +198,29 @@ impl ConfigService {
         self.engine.cursor()
     }
 
+    /// How this instance is, without the cost of a status; `None` before the first load.
+    #[cfg(feature = "server")]
+    pub(crate) fn glance(&self) -> Option<Glance> {
+        self.engine.glance()
+    }
+
+    /// The id of a revision of the epoch shown, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        self.engine.id_of(revision)
+    }
+
+    /// The clock of this instance.
+    #[cfg(feature = "server")]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.engine.clock
+    }
+
     /// Waits until a cursor that the database knows is shown, in whichever epoch: false when the time is over.
     #[cfg(feature = "server")]
     pub(crate) async fn shows(&self, cursor: Cursor, limit: Duration) -> bool {
         let deadline = self.engine.clock.now() + limit;
-        let stored = self.engine.stored(cursor);
+        let stored = self.engine.as_stored(cursor);
         let shown = self
             .engine
             .shows(stored.epoch, stored.revision, false, deadline);
@@ -223,6 +245,15 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn since(
+        &self,
+        cursor: Cursor,
+    ) -> Option<(Arc<Snapshot>, Vec<Arc<crate::core::ChangeSet>>)> {
+        self.engine.since(cursor)
+    }
+
     /// What is shown, and whether every callback of it has returned; `None` after the shutdown.
     #[cfg(feature = "testing")]
     pub(crate) fn at_ease(&self) -> Option<(Option<Cursor>, bool)> {
@@ -241,8 +272,14 @@ impl ConfigService {
         self.engine.clock.step(micros);
     }
 
+    /// For how long the database has not proven what is shown to be its newest; `None` when nothing is shown. Cheap.
+    #[cfg(feature = "server")]
+    pub(crate) fn unproven(&self) -> Option<Duration> {
+        self.engine.unproven()
+    }
+
     /// What this instance takes for the wall clock.
-    #[cfg(all(feature = "testing", feature = "cli"))]
+    #[cfg(feature = "cli")]
     pub(crate) fn wall(&self) -> std::time::SystemTime {
         self.engine.clock.wall()
     }
@@ -303,7 +340,7 @@ impl SyncConfig for ConfigService {
             .shows(cursor.epoch, cursor.revision, followed, deadline);
         let visible = shown.await;
         Ok(Written {
-            cursor: self.engine.shown(cursor),
+            cursor: self.engine.as_shown(cursor),
             changed,
             visible,
             replayed,

@@ -21,6 +21,8 @@ pub struct Filter {
     pub(crate) name: Option<String>,
     /// What waits behind the callback, where that hands over to a queue of its own.
     pub(crate) behind: Option<Behind>,
+    /// Revisions without a matching change are told, too.
+    pub(crate) every: bool,
 }
 
 /// How much waits in a queue that a callback fills, and how much may: revisions and bytes.
@@ -56,6 +58,7 @@ impl Filter {
             state: false,
             name: None,
             behind: None,
+            every: false,
         }
     }
 
@@ -98,6 +101,13 @@ impl Filter {
     /// Counts a queue that the callback fills as the subscriber's own.
     pub(crate) fn before(mut self, behind: Behind) -> Self {
         self.behind = Some(behind);
+        self
+    }
+
+    /// Asks for every revision, those without a matching change included: a copy that counts revisions misses none.
+    #[cfg(feature = "server")]
+    pub(crate) fn every(mut self) -> Self {
+        self.every = true;
         self
     }
 

@@ -9,7 +9,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::core::{Change, ChangeKind, Entry};
+use crate::core::{Change, ChangeKind, Entry, Revision};
 use crate::store::RecordedChange;
 
 /// An entry as `{"key", "value", "revision", "updatedAt"}`.
@@ -35,6 +35,11 @@ pub(crate) struct ChangeView<'a> {
     old: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     new: Option<&'a RawValue>,
+    /// The revision of the new entry, where the reader is to keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<Revision>,
+    #[serde(rename = "updatedAt", skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
 }
 
 impl<'a> ChangeView<'a> {
@@ -49,7 +54,20 @@ impl<'a> ChangeView<'a> {
             kind,
             old: old.map(raw),
             new: new.map(raw),
+            revision: None,
+            updated_at: None,
         }
+    }
+
+    /// With the revision and the time of the new entry, if there is one: what a reader needs to keep entries as the store
+    /// shows them.
+    #[cfg(feature = "server")]
+    pub(crate) fn made_by(mut self, revision: Revision, at: Option<SystemTime>) -> Self {
+        if self.new.is_some() {
+            self.revision = Some(revision);
+            self.updated_at = at.map(timestamp);
+        }
+        self
     }
 }
 

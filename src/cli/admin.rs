@@ -3,6 +3,7 @@
 use super::Failure;
 use super::args::Migrate;
 use super::out::{plain, print, print_json, say};
+use crate::keys;
 #[cfg(feature = "sqlite")]
 use crate::runtime::Clock;
 use crate::settings::{Settings, StoreUrl};
@@ -11,6 +12,11 @@ use crate::store::postgres::admin::Admin;
 use crate::store::sqlite::admin::Admin as FileAdmin;
 
 pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(), Failure> {
+    let settings = if options.keys {
+        keys::settings(&settings)?
+    } else {
+        settings
+    };
     match settings.store_url()? {
         None | Some(StoreUrl::Postgres) => migrate_database(&settings, options).await,
         #[cfg(feature = "sqlite")]
@@ -22,7 +28,17 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
             admin.close().await;
             done
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => Err(elsewhere("migrate")),
     }
+}
+
+/// What only the machine that has the store can do.
+#[cfg(feature = "remote")]
+fn elsewhere(command: &str) -> Failure {
+    Failure::Usage(format!(
+        "`{command}` changes a database or a file, and the URL names a server; give --url of what that one stands on"
+    ))
 }
 
 pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
@@ -35,6 +51,8 @@ pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
             admin.close().await;
             begun?
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => return Err(elsewhere("new-epoch")),
     };
     say(format_args!(
         "a new epoch has begun; instances and watchers load anew"

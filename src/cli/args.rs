@@ -1,14 +1,15 @@
 //! What can be asked for on the command line.
 
-#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use super::doctor::Doctor;
+use super::keys::lifetime;
 use super::place::Place;
 use super::transfer::{copy::Copy, export::Export, import::Import};
 use super::watch::Watch;
+use crate::keys::Role;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -45,8 +46,8 @@ Exit codes:
   0  done
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
-  3  there is no such key, or no such consumer
-  4  a key or a store is not what is expected there (--if-revision, --if-absent, copy, import); nothing was written
+  3  there is no such key, no such consumer, or no such API key
+  4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -85,6 +86,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Option<Consumers>,
     },
+    /// Makes, renews, lists and revokes the API keys of the HTTP service.
+    Keys {
+        #[command(subcommand)]
+        action: Keys,
+    },
     Doctor(Doctor),
     Copy(Copy),
     Export(Export),
@@ -116,6 +122,9 @@ impl Command {
     pub(super) fn needs(&self) -> Needs {
         match self {
             Self::Set(_) => Needs::StoreToWrite,
+            Self::Keys {
+                action: Keys::Create(_),
+            } => Needs::StoreToWrite,
             Self::Copy(copy) if copy.names_both() => Needs::Settings,
             Self::Import(import) if !import.dry_run => Needs::StoreToWrite,
             Self::Migrate(migrate) if migrate.print => Needs::Settings,
@@ -190,8 +199,69 @@ pub(super) enum Consumers {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Makes a key for an identity that has none, and prints its token: once, on stdout.
+    Create(CreateKey),
+    /// Prints identity, id, times and rights of every key, and no secret.
+    List {
+        /// Prints JSON instead: [{"identity", "id", "role", "prefixes", "createdAt", "expiresAt", "expired"}].
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a second key with the rights of the first, which goes on until it is revoked; prints its token.
+    Rotate(RotateKey),
+    /// Takes an identity's keys away. What they have open ends within a second, on every server.
+    Revoke {
+        /// Whose keys.
+        identity: String,
+        /// Only the key of this id.
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateKey {
+    /// Whose key it is: 1 to 64 letters, digits and . _ - : @.
+    pub(super) identity: String,
+    /// What it may do: a writer reads as well, an admin does everything.
+    #[arg(long)]
+    pub(super) role: Role,
+    /// Only keys that begin with this; several times, for several of them.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) prefix: Vec<String>,
+    /// How long it lets somebody in, 90d for example; without it until it is revoked.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) expires: Option<Duration>,
+    /// How many requests a minute each server takes of it, instead of the server's own bound; 0 is any number.
+    #[arg(long, value_name = "N")]
+    pub(super) requests_per_minute: Option<u32>,
+    /// Prints JSON with the token in it.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RotateKey {
+    /// Whose key is renewed.
+    pub(super) identity: String,
+    /// How long the new key lets somebody in; without it as long as the old one was made for.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) expires: Option<Duration>,
+    /// How much longer the old key lets somebody in; without it until it expires or is revoked.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(super) old_expires: Option<Duration>,
+    /// Prints JSON with the token in it.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
+    /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
+    #[arg(long)]
+    pub(super) keys: bool,
     /// Prints the SQL for psql, or with a URL of an SQLite file that for sqlite3, instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
@@ -221,6 +291,18 @@ pub(super) enum Store {
     PgLocal,
 }
 
+/// Who is let in.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Auth {
+    /// API keys beyond loopback; on loopback every program of this machine is let in without one.
+    Auto,
+    /// API keys, on loopback too.
+    Keys,
+    /// No API keys. Only on loopback.
+    Off,
+}
+
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormat {
@@ -244,16 +326,125 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Allows an address beyond loopback and any Host header. There is no authentication: whoever reaches the address
-    /// reads and writes everything.
+    /// Whether clients have to show an API key (`sync-config keys`). Beyond loopback they always have to.
+    #[arg(long, env = "SYNC_CONFIG_AUTH", default_value = "auto")]
+    pub(super) auth: Auth,
+    /// The server's certificate with its chain, in PEM; read again when it changes, and on SIGHUP.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SYNC_CONFIG_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub(super) tls_cert: Option<std::path::PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SYNC_CONFIG_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(super) tls_key: Option<std::path::PathBuf>,
+    /// Allows plaintext beyond loopback: whoever is on the way reads values and API keys. For a proxy in front that has TLS.
     #[arg(long)]
     pub(super) insecure: bool,
+    /// A site whose pages may ask, https://console.example for example; several times, for several of them.
+    #[arg(
+        long,
+        value_name = "SITE",
+        env = "SYNC_CONFIG_ALLOW_ORIGIN",
+        value_delimiter = ','
+    )]
+    pub(super) allow_origin: Vec<String>,
+    /// How many requests a minute each API key may make whose own record says nothing of it; 0 is any number.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SYNC_CONFIG_REQUESTS_PER_MINUTE",
+        default_value = "6000"
+    )]
+    pub(super) requests_per_minute: u32,
+    /// How long API keys are believed while their store cannot be reached: 1s to 3650days. A revocation meanwhile is not heard of.
+    #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_KEYS_MAX_STALENESS", default_value = "1day", value_parser = lifetime)]
+    pub(super) keys_max_staleness: Duration,
     /// How to log, on stderr. RUST_LOG chooses what; its default is sync_config=info.
     #[arg(long, env = "SYNC_CONFIG_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    #[command(flatten)]
+    pub(super) relay: Relay,
+}
+
+/// What clients of the relay may take.
+#[cfg(feature = "server")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Relay {
+    /// Open watches at most. WS_MAX_CONNECTIONS is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_CONNECTIONS")]
+    pub(super) max_connections: Option<usize>,
+    /// WebSockets that one address may ask for in a minute; 0 is no limit. WS_RATE_LIMIT_PER_MINUTE is taken as well.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE")]
+    pub(super) rate_limit_per_minute: Option<u32>,
+    /// How long a WebSocket's client may be silent, pongs included, before it counts as gone: 1s to 1h.
+    /// WS_CONNECTION_TIMEOUT is taken as well, in seconds.
+    #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_WS_CONNECTION_TIMEOUT", value_parser = silence)]
+    pub(super) connection_timeout: Option<Duration>,
+    /// Bytes of a WebSocket's frame at most: 4096 to 64 MiB.
+    #[arg(long, value_name = "N", env = "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES", default_value = "1048576",
+        value_parser = clap::value_parser!(u32).range(4_096..=67_108_864))]
+    pub(super) max_message_bytes: u32,
+}
+
+#[cfg(feature = "server")]
+fn silence(text: &str) -> Result<Duration, String> {
+    let bare = text.parse::<u64>().map(Duration::from_secs);
+    let time =
+        bare.or_else(|_| humantime::parse_duration(text).map_err(|error| error.to_string()))?;
+    if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be from 1s to 1h".to_owned())
+    }
+}
+
+#[cfg(feature = "server")]
+impl Relay {
+    /// The limits, those of variables with other names included where nothing else says so.
+    pub(super) fn limits(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<crate::server::Limits, String> {
+        let default = crate::server::Limits::default();
+        let other = |name: &str| variable(name).filter(|text| !text.is_empty());
+        let number = |name: &'static str| {
+            let text = other(name);
+            text.map(|text| {
+                text.parse::<u32>()
+                    .map_err(|_| format!("{name} must be a number"))
+            })
+            .transpose()
+        };
+        let connections = match (self.max_connections, number("WS_MAX_CONNECTIONS")?) {
+            (Some(given), _) => given,
+            (None, Some(other)) => usize::try_from(other).unwrap_or(usize::MAX),
+            (None, None) => default.connections,
+        };
+        let attempts = self
+            .rate_limit_per_minute
+            .or(number("WS_RATE_LIMIT_PER_MINUTE")?);
+        let named = other("WS_CONNECTION_TIMEOUT").map(|text| silence(&text));
+        let named = named
+            .transpose()
+            .map_err(|problem| format!("WS_CONNECTION_TIMEOUT {problem}"))?;
+        Ok(crate::server::Limits {
+            connections,
+            attempts: attempts.unwrap_or(default.attempts),
+            silence: self.connection_timeout.or(named).unwrap_or(default.silence),
+            frame: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
+        })
+    }
 }
 
 #[cfg(feature = "server")]

@@ -76,6 +76,9 @@ async fn examine(settings: &Settings) -> Result<Vec<Finding>, Error> {
             admin.close().await;
             examined
         }
+        // Its own store is for the server to examine; what an instance meets is looked at below.
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => Ok(Vec::new()),
     }
 }
 
@@ -91,7 +94,7 @@ fn unreachable(error: &Error) -> Finding {
 /// What an instance of the library meets.
 async fn served(settings: &Settings) -> Vec<Finding> {
     let settings = settings.clone().migrate(false);
-    let notices = settings.enable_notification;
+    let (notices, relayed) = (settings.enable_notification, is_relayed(&settings));
     let service = match Builder::new(settings).start().await {
         Ok(service) => service,
         Err(error) => {
@@ -99,10 +102,13 @@ async fn served(settings: &Settings) -> Vec<Finding> {
             return vec![Finding::fail("start", error.to_string(), advice)];
         }
     };
-    let looked = service.look_at_consumers().await;
+    let looked = match relayed {
+        true => None,
+        false => Some(service.look_at_consumers().await),
+    };
     let status = service.status();
     let mut found = vec![listening(status.mode, status.reason.as_deref(), notices)];
-    found.push(match looked {
+    found.extend(looked.map(|looked| match looked {
         Err(error) => Finding::warn("consumers", error.to_string(), "see what it says"),
         Ok(()) if status.slow_consumers.is_empty() => {
             Finding::ok("consumers", "none is about to lose revisions")
@@ -116,11 +122,29 @@ async fn served(settings: &Settings) -> Vec<Finding> {
                 "let them catch up, or `sync-config consumers remove` those that nobody uses; else the journal is trimmed before they have read it",
             )
         }
-    });
-    found.push(content(&service).await);
+    }));
+    if relayed {
+        let advice = "run it where the server's database or file is";
+        found.push(Finding::warn(
+            "store",
+            "what the server stands on is not seen from here",
+            advice,
+        ));
+    } else {
+        found.push(content(&service).await);
+    }
     // It was only started to be looked at.
     drop(service.shutdown().await);
     found
+}
+
+/// Whether the store is a server's, which looks after it.
+fn is_relayed(settings: &Settings) -> bool {
+    match settings.store_url() {
+        #[cfg(feature = "remote")]
+        Ok(Some(StoreUrl::Remote(_))) => true,
+        _ => false,
+    }
 }
 
 fn listening(mode: Mode, reason: Option<&str>, wanted: bool) -> Finding {

@@ -14,10 +14,13 @@ mod consumers;
 mod data;
 mod doctor;
 mod exec;
+mod keys;
 mod log;
 mod manual;
 mod out;
 mod place;
+#[cfg(feature = "server")]
+mod protection;
 #[cfg(feature = "server")]
 mod serve;
 mod transfer;
@@ -108,6 +111,7 @@ async fn perform(place: &Place, settings: Settings, command: Command) -> Result<
         Command::Watch(options) => watch::watch(settings, options).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
+        Command::Keys { action } => keys::run(settings, action).await,
         Command::Doctor(options) => doctor::doctor(settings, options).await,
         Command::Copy(options) => transfer::copy::copy(settings, options).await,
         Command::Export(options) => transfer::export::export(settings, options).await,
@@ -140,7 +144,8 @@ enum Failure {
     Usage(String),
     Missing(String),
     MissingConsumer(String),
-    /// A store is not what was expected; nothing was written.
+    MissingApiKey(String),
+    /// Something is not what was expected; nothing was written.
     Unexpected(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
@@ -157,6 +162,7 @@ impl Failure {
             Self::Usage(text) => (text.clone(), 2),
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
+            Self::MissingApiKey(name) => (format!("{name} has no such API key"), 3),
             Self::Unexpected(text) => (text.clone(), 4),
             Self::Other(text) => (text.clone(), 1),
             #[cfg(feature = "server")]

@@ -6,17 +6,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::exit;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::args::{LogFormat, Serve, Store};
+use super::protection::Protection;
 use super::{Failure, data, log};
 use crate::core::shown;
+use crate::keys;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
-use crate::service::{Builder, describe};
+use crate::service::{Builder, ConfigService, describe};
 use crate::settings::{Settings, StoreUrl};
+use crate::store::postgres::shared::SharedPool;
 use crate::sync_config::SyncConfig;
 
 /// The exit code after a second signal, as shells report a process that SIGINT ended.
@@ -31,26 +35,47 @@ pub(super) async fn serve(
     options: Serve,
 ) -> Result<(), Failure> {
     log::start_server(options.log_format == LogFormat::Json);
+    let limits = options
+        .relay
+        .limits(|name| std::env::var(name).ok())
+        .map_err(Failure::Usage)?;
     let place = Place::choose(&settings, data, options.store)?;
     let store = place.describe(&settings)?;
-    let listener = listen(&options.listen, options.insecure).await?;
+    let found = find(&options.listen).await?;
+    let protection = Protection::choose(&options, &found)?;
+    let rules = protection.rules(&settings, &options)?;
+    let listener = TcpListener::bind(&*found)
+        .await
+        .map_err(|error| Failure::Other(format!("--listen {:?}: {error}", options.listen)))?;
     let address = listener.local_addr().map_err(io)?;
-    tracing::info!(%address, store = %shown(&store), "serving");
-    if options.insecure {
-        tracing::warn!("--insecure: whoever reaches this address reads and writes everything");
-    }
+    tracing::info!(%address, store = %shown(&store), auth = protection.auth(), tls = protection.tls.is_some(), "serving");
+    protection.warn();
     let stop = signals()?;
-    let (builder, local) = tokio::select! {
+    let opened = tokio::select! {
         opened = place.open(settings) => opened?,
         () = stopped(stop.clone()) => return Ok(()),
     };
-    let service = builder.without_waiting().start().await?;
+    let service = opened.builder(opened.settings.clone());
+    let service = service.without_waiting().start().await?;
+    let keys = match rules {
+        Some(rules) => Some((opened.keys().await?, rules)),
+        None => None,
+    };
     let told = Options {
-        insecure: options.insecure,
+        keys: keys.clone(),
+        origins: protection.origins,
+        tls: protection.tls,
         progress: options.progress_interval,
+        relay: limits,
     };
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
+    if let Some((keys, _)) = keys {
+        keys.shutdown().await?;
+    }
     service.shutdown().await?;
+    let Opened { local, pool, .. } = opened;
+    // Its server ends below.
+    drop(pool);
     if let Some(local) = local {
         // Stopping waits for a process.
         drop(tokio::task::spawn_blocking(move || drop(local)).await);
@@ -97,12 +122,12 @@ impl Place {
         }
     }
 
-    async fn open(self, settings: Settings) -> Result<(Builder, Option<LocalPostgres>), Failure> {
+    async fn open(self, settings: Settings) -> Result<Opened, Failure> {
         let dir = match self {
-            Self::Named => return Ok((Builder::new(settings), None)),
+            Self::Named => return Opened::new(settings, None, None),
             Self::Sqlite(file) => {
                 data::make_room(&file)?;
-                return Ok((Builder::sqlite(file).settings(settings), None));
+                return Opened::new(settings, Some(file), None);
             }
             Self::Local(dir) => dir,
         };
@@ -130,27 +155,60 @@ impl Place {
             listen_database_url: None,
             ..settings
         };
-        Ok((Builder::new(settings), Some(local)))
+        Opened::new(settings, None, Some(local))
     }
 }
 
-async fn listen(text: &str, insecure: bool) -> Result<TcpListener, Failure> {
-    let wrong = |problem: String| Failure::Usage(format!("--listen {text:?}: {problem}"));
-    let found = tokio::net::lookup_host(text).await;
-    let found: Vec<SocketAddr> = found
-        .map_err(|error| wrong(format!("write 127.0.0.1:8420 ({error})")))?
-        .collect();
-    let beyond = found.iter().any(|address| !address.ip().is_loopback());
-    if beyond && !insecure {
-        return Err(wrong(
-            "is beyond loopback, and there is no authentication yet; listen on 127.0.0.1, \
-             or say --insecure if whoever reaches the address may read and write everything"
-                .to_owned(),
-        ));
+/// Where the data is, ready for services on it.
+struct Opened {
+    settings: Settings,
+    /// Of SQLite.
+    file: Option<PathBuf>,
+    /// Of PostgreSQL: what all the services write through and listen on.
+    pool: Option<SharedPool>,
+    local: Option<LocalPostgres>,
+}
+
+impl Opened {
+    fn new(
+        settings: Settings,
+        file: Option<PathBuf>,
+        local: Option<LocalPostgres>,
+    ) -> Result<Self, Failure> {
+        let pool = match settings.store_url()? {
+            Some(StoreUrl::Postgres) if file.is_none() => Some(SharedPool::new(&settings)?),
+            _ => None,
+        };
+        Ok(Self {
+            settings,
+            file,
+            pool,
+            local,
+        })
     }
-    TcpListener::bind(&*found)
-        .await
-        .map_err(|error| Failure::Other(format!("--listen {text:?}: {error}")))
+
+    fn builder(&self, settings: Settings) -> Builder {
+        match (&self.file, &self.pool) {
+            (Some(file), _) => Builder::sqlite(file).settings(settings),
+            (None, Some(pool)) => Builder::new(settings).shared_pool(pool.clone()),
+            (None, None) => Builder::new(settings),
+        }
+    }
+
+    /// The store of the API keys.
+    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
+        let builder = self.builder(keys::settings(&self.settings)?);
+        Ok(builder.without_waiting().start().await?)
+    }
+}
+
+/// The addresses of a text.
+async fn find(text: &str) -> Result<Vec<SocketAddr>, Failure> {
+    let found = tokio::net::lookup_host(text).await;
+    let found = found.map_err(|error| {
+        Failure::Usage(format!("--listen {text:?}: write 127.0.0.1:8420 ({error})"))
+    })?;
+    Ok(found.collect())
 }
 
 /// Tells of the first signal to stop; a second one ends the process.

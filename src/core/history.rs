@@ -85,6 +85,19 @@ impl History {
         (set.cursor == cursor).then_some(set)
     }
 
+    /// What the revisions after a cursor changed, oldest first; `None` when it is not one of this past, or older than what is
+    /// remembered.
+    #[cfg(feature = "server")]
+    pub(crate) fn sets_after(&self, cursor: super::Cursor) -> Option<Vec<Arc<ChangeSet>>> {
+        if self.id_of(cursor.revision) != Some(cursor.id) {
+            return None;
+        }
+        let later = self.since(cursor.revision)?;
+        let mut sets: Vec<_> = later.map(|remembered| remembered.set.clone()).collect();
+        sets.reverse();
+        Some(sets)
+    }
+
     /// The revisions after `revision`, newest first; `None` when `revision` is older than what is remembered.
     fn since(&self, revision: Revision) -> Option<impl Iterator<Item = &Remembered>> {
         let skip = revision.get().checked_sub(self.base.0.get())?;

@@ -56,6 +56,28 @@ impl Snapshot {
         rest.get(..length).unwrap_or_default()
     }
 
+    /// Where the entries whose keys begin with `prefix` stand.
+    #[cfg(feature = "server")]
+    pub(crate) fn range(&self, prefix: &str) -> std::ops::Range<usize> {
+        let from = self
+            .entries
+            .partition_point(|entry| entry.key().as_str() < prefix);
+        from..from + self.prefixed(prefix).len()
+    }
+
+    /// Where the entries stand whose keys come after `key`; nothing comes before the empty one.
+    #[cfg(feature = "server")]
+    pub(crate) fn first_after(&self, key: &str) -> usize {
+        self.entries
+            .partition_point(|entry| entry.key().as_str() <= key)
+    }
+
+    /// The entry that stands somewhere.
+    #[cfg(feature = "server")]
+    pub(crate) fn at(&self, place: usize) -> Option<&Arc<Entry>> {
+        self.entries.get(place)
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {

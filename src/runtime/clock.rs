@@ -190,9 +190,13 @@ impl Clock {
     /// This clock for a store in this process.
     pub(crate) fn sources(&self) -> Sources {
         let (wall, random) = (self.clone(), self.clone());
+        #[cfg(feature = "remote")]
+        let steady = self.clone();
         Sources {
             wall: Arc::new(move || wall.wall()),
             random: Arc::new(move || random.random()),
+            #[cfg(feature = "remote")]
+            steady: Arc::new(move || steady.now()),
         }
     }
 }

@@ -1,29 +1,41 @@
 //! The connections of the HTTP service, which clients hold as long as they like, within bounds.
 //!
-//! Guarantees: at most 2,000 connections at once, fewer where the limit of open files is low, further ones wait to be accepted; one
+//! Guarantees: at most 1,000 connections at once beside those that streams may have, fewer where the limit of open files is low,
+//! WebSockets among them; further ones wait to be accepted; one
 //! that does not send the head of a request within 30 s, be it the first or the next, is closed; so is one that takes nothing of
 //! its answer for 60 s. What a connection holds, the state of which an answer is made included, is free then. A request's body
-//! is bounded elsewhere.
+//! is bounded elsewhere. With TLS the handshake has as long as a head.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long an accept that failed is waited with, as without file descriptors: they become free when others end.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The address that a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +45,15 @@ pub(super) struct Patience {
     pub(super) stall: Duration,
 }
 
-impl Default for Patience {
-    /// As many connections as there may be streams, and as many again for requests beside them. 30 s are what a pool of
+/// Connections for requests, beside those of the streams.
+const REQUESTS: usize = 1_000;
+
+impl Patience {
+    /// As many connections as there may be streams, and more for requests beside them. 30 s are what a pool of
     /// connections keeps an idle one for; a network that moves nothing for 60 s has lost its other end.
-    fn default() -> Self {
+    pub(super) fn beside(streams: usize) -> Self {
         Self {
-            connections: super::descriptors::connections(2 * super::MAX_STREAMS),
+            connections: super::descriptors::connections(streams.saturating_add(REQUESTS)),
             head: Duration::from_secs(30),
             stall: Duration::from_secs(60),
         }
@@ -49,6 +64,7 @@ impl Default for Patience {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -62,8 +78,8 @@ pub(super) async fn serve(
             Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break,
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (tcp, peer) = match accepted {
+            Ok((tcp, peer)) => (tcp, Peer(peer)),
             Err(error) if is_the_clients(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted; trying again");
@@ -71,32 +87,54 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (router, stop) = (router.clone(), stop.clone());
-        connections.spawn(async move {
-            connection(tcp, router, patience, stop).await;
-            drop(place);
-        });
+        let (tls, stop) = (tls.clone(), stop.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let met = Met { router, peer };
+        let tcp = Patient::new(tcp, patience.stall, place.ok());
+        connections.spawn(connection(tcp, met, tls, patience, stop));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end, or until it is a WebSocket, which keeps the place.
 async fn connection(
-    tcp: TcpStream,
-    router: Router,
+    tcp: Patient,
+    met: Met,
+    tls: Option<TlsAcceptor>,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
     // Without this a small event waits for the acknowledgement of the one before it: 40 ms.
-    if let Err(error) = tcp.set_nodelay(true) {
+    if let Err(error) = tcp.tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY is not to be had");
     }
-    let io = TokioIo::new(Patient::new(tcp, patience.stall));
+    let Some(tls) = tls else {
+        return requests(tcp, met, patience, stop).await;
+    };
+    let shaken = tokio::select! {
+        shaken = timeout(patience.head, tls.accept(tcp)) => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        Ok(Ok(tls)) => requests(tls, met, patience, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Answers the requests of a connection, until its end or until it is a WebSocket.
+async fn requests(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    met: Met,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(io), met)
+        .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -124,20 +162,40 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
+/// Says of each request where it comes from.
+struct Met {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Met {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
 /// A socket that gives up on a peer which takes nothing for too long.
 struct Patient {
     tcp: TcpStream,
     stall: Duration,
     /// Runs while the socket takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Free for another connection when this one is closed, whatever has become of it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Patient {
-    fn new(tcp: TcpStream, stall: Duration) -> Self {
+    fn new(tcp: TcpStream, stall: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             tcp,
             stall,
             stalled: None,
+            _place: place,
         }
     }
 
@@ -211,7 +269,6 @@ mod tests {
     use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -257,7 +314,7 @@ mod tests {
                 head: Duration::from_millis(head),
                 stall: Duration::from_millis(stall),
             };
-            let task = tokio::spawn(serve(listener, router, patience, stopped));
+            let task = tokio::spawn(serve(listener, router, None, patience, stopped));
             Self {
                 address,
                 held,

@@ -70,6 +70,26 @@ pub(super) fn names(headers: &HeaderMap, epoch: Epoch, revision: Revision) -> bo
     list(headers, &IF_MATCH).is_ok_and(|tags| of_epoch(&tags, epoch).contains(&revision))
 }
 
+/// What a single tag demands, with its quotes or without; `None` where it names nothing of this epoch.
+pub(super) fn named(tag: &str, epoch: Epoch) -> Option<Precondition> {
+    if tag == "*" {
+        return Some(Precondition::Present);
+    }
+    let quoted = parse(tag, epoch).or_else(|| parse(&format!("\"{tag}\""), epoch));
+    quoted.map(Precondition::Revision)
+}
+
+/// Lets a GET pass that demands a tag with `If-Match` if it is this one, or none if there is nothing.
+pub(super) fn demand(headers: &HeaderMap, tag: Option<&str>) -> Result<(), Problem> {
+    let wanted = list(headers, &IF_MATCH)?;
+    let met = |given: &String| tag.is_some_and(|tag| given == "*" || given == tag);
+    if wanted.is_empty() || wanted.iter().any(met) {
+        return Ok(());
+    }
+    let problem = "what is asked for has none of the tags in If-Match";
+    Err(Problem::precondition_failed(problem))
+}
+
 fn of_epoch(tags: &[String], epoch: Epoch) -> Vec<Revision> {
     tags.iter().filter_map(|tag| parse(tag, epoch)).collect()
 }
@@ -127,6 +147,17 @@ mod tests {
         ] {
             assert_eq!(parse(wrong, EPOCH), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_get_may_demand_a_tag() {
+        let met = |pairs: &[(HeaderName, &'static str)], tag| demand(&headers(pairs), tag).is_ok();
+        assert!(met(&[], None) && met(&[], Some("\"a-1\"")));
+        for tags in ["\"a-1\"", "\"b-1\", \"a-1\"", "*"] {
+            assert!(met(&[(IF_MATCH, tags)], Some("\"a-1\"")), "{tags}");
+            assert!(!met(&[(IF_MATCH, tags)], None), "{tags}");
+        }
+        assert!(!met(&[(IF_MATCH, "W/\"a-1\"")], Some("\"a-1\"")));
     }
 
     #[test]

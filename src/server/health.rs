@@ -1,10 +1,12 @@
 //! Whether the process lives, whether it can serve, and what it knows of itself.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
+use super::gate::Door;
+use super::identity::{Identity, Role};
 use super::problem::Problem;
 use crate::status::Status;
 use crate::sync_config::SyncConfig;
@@ -14,10 +16,20 @@ pub(super) async fn alive() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "alive" }))
 }
 
-/// Answers 200 once something is loaded, with its age if it is a kept state that stands in for the database, and 503 with reasons before and while the server stops.
+/// Answers 200 once something is loaded and clients can be let in, with its age if it is a kept state that stands in for the database, and 503 with reasons before and while the server stops.
+/// Where API keys are asked for, it tells neither the store nor what the database says: it is open to everybody.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
     if app.stopping() {
         return Problem::not_ready(vec!["shutting down".to_owned()]).into_response();
+    }
+    if let Some(problem) = app.door.problem() {
+        return Problem::not_ready(vec![problem]).into_response();
+    }
+    let open = matches!(app.door, Door::Open { .. });
+    if app.service.cursor().is_some() && !open {
+        let stale = app.service.stale().is_some();
+        let ready = serde_json::json!({ "status": "ready", "stale": stale });
+        return Json(ready).into_response();
     }
     if let Some(cursor) = app.service.cursor() {
         let store = app.service.describe_store();
@@ -35,11 +47,18 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
         return Json(ready).into_response();
     }
     let mut reasons = vec!["nothing has been loaded from the database yet".to_owned()];
-    reasons.extend(app.service.status().reason);
+    if open {
+        reasons.extend(app.service.status().reason);
+    }
     Problem::not_ready(reasons).into_response()
 }
 
-/// The library's own status.
-pub(super) async fn status(State(app): State<Shared>) -> Json<Status> {
-    Json(app.service.status())
+/// The library's own status. It names subscribers and consumers, whatever their keys.
+pub(super) async fn status(
+    State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Json<Status>, Problem> {
+    identity.demand(Role::Read)?;
+    identity.demand_all()?;
+    Ok(Json(app.service.status()))
 }

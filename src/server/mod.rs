@@ -3,44 +3,59 @@
 //! Guarantees: reads come from memory and go on while the database is away; a watcher gets every revision once, in order,
 //! or is told to begin anew with a snapshot; a client that does not read, or does not send, costs bounded memory and is let go;
 //! streams end at shutdown.
-//! Not guaranteed: that two requests see the same revision; authentication, wherefore it listens on loopback by default.
+//! Not guaranteed: that two requests see the same revision; authentication where it listens on loopback, unless it is asked for.
 
+mod batch;
+mod body;
+mod budget;
+mod certificates;
+mod changes;
 mod connections;
 mod descriptors;
+mod ending;
 mod entries;
 mod etag;
 mod gate;
 mod health;
 mod identity;
+mod keyring;
+mod listing;
 mod message;
+mod origin;
+mod place;
 mod problem;
 mod query;
+mod relay;
 mod scope;
-mod watch;
+mod throttle;
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 
+use self::budget::Budget;
+pub(crate) use self::certificates::Certificates;
 use self::connections::Patience;
+use self::gate::Door;
+use self::keyring::Keyring;
+pub(crate) use self::keyring::Rules;
+pub(crate) use self::origin::Origins;
 use self::problem::Problem;
+pub(crate) use self::relay::Limits;
+use self::relay::Relay;
 use crate::service::ConfigService;
 
-/// Open streams at most: each keeps a subscription and up to a few MiB of messages.
-const MAX_STREAMS: usize = 1_000;
-
-/// Streams that read the journal at once, so that a thousand that resume together leave connections to writers.
+/// Those that read the journal at once, so that a thousand streams that resume together leave connections to writers.
 const MAX_JOURNAL_READERS: usize = 2;
 
 /// A request that is no stream is given up after this long; the library's own bounds are shorter by default.
@@ -53,25 +68,37 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long requests may go on after the stop was asked for.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Requests under way at once that are no streams: each may hold a value of 1 MiB on its way in.
+const MAX_REQUESTS: usize = 512;
+
 /// What a server is told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Options {
-    /// Lets any `Host` in.
-    pub(crate) insecure: bool,
+    /// The store of the API keys; without it everybody is let in who reaches the address.
+    pub(crate) keys: Option<(Arc<ConfigService>, Rules)>,
+    /// The sites whose pages may ask.
+    pub(crate) origins: Origins,
+    /// Without it, plaintext is spoken.
+    pub(crate) tls: Option<Certificates>,
     /// How long a stream may be idle before it tells its progress.
     pub(crate) progress: Duration,
+    pub(crate) relay: Limits,
 }
 
 /// What all requests share.
 struct App {
     service: Arc<ConfigService>,
-    bound: IpAddr,
-    insecure: bool,
+    door: Door,
+    origins: Origins,
     progress: Duration,
     stop: signal::Receiver<bool>,
-    streams: Arc<Semaphore>,
+    relay: Relay,
     /// Turns at reading the journal.
     journal: Semaphore,
+    /// Places for requests that are no streams.
+    requests: Semaphore,
+    /// The memory that bodies and answers may hold.
+    budget: Budget,
 }
 
 type Shared = Arc<App>;
@@ -95,30 +122,50 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
+    let relay = Relay::open(&service, options.relay).map_err(io::Error::other)?;
+    let door = match options.keys {
+        Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
+        None => Door::Open { bound },
+    };
     let app = Arc::new(App {
         service,
-        bound,
-        insecure: options.insecure,
+        door,
+        origins: options.origins,
         progress: options.progress,
         stop: stopped.clone(),
-        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        relay,
         journal: Semaphore::new(MAX_JOURNAL_READERS),
+        requests: Semaphore::new(MAX_REQUESTS),
+        budget: Budget::default(),
     });
     let mut wait = stopped.clone();
-    let server = connections::serve(listener, router(app), Patience::default(), stopped);
+    let tls = options.tls;
+    let acceptor = tls.as_ref().map(Certificates::acceptor);
+    let router = router(app.clone());
+    let patience = Patience::beside(options.relay.connections);
+    let server = connections::serve(listener, router, acceptor, patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
             stop.await;
             stopping.send_replace(true);
         });
+        app.relay.drained().await;
     };
     let overdue = async {
         // The sender goes only after it has sent.
         drop(wait.wait_for(|stop| *stop).await);
         tokio::time::sleep(FAREWELL).await;
     };
+    let tended = async {
+        match &tls {
+            Some(tls) => drop(tokio::join!(app.door.tend(), tls.tend())),
+            None => app.door.tend().await,
+        }
+    };
     tokio::select! {
         () = server => Ok(()),
+        // It never ends by itself.
+        () = tended => Ok(()),
         () = overdue => {
             tracing::warn!("requests were still under way 5 s after the stop; they are cut off");
             Ok(())
@@ -130,24 +177,34 @@ fn router(app: Shared) -> Router {
     let entries = get(entries::read).put(entries::put).delete(entries::delete);
     Router::new()
         .route("/", get(index))
-        .route("/v1/config", get(entries::list))
+        .route("/v1/config", get(listing::list))
         .route("/v1/config/", entries.clone())
         .route("/v1/config/{*key}", entries)
+        .route("/v1/batch", post(batch::batch))
+        .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
+        .route("/v1/stats", get(relay::stats))
+        .layer(from_fn_with_state(app.clone(), in_time))
+        // What tells whether the process lives is answered also while there is no place for anything else.
         .route("/healthz", get(health::alive))
         .route("/health", get(health::alive))
         .route("/readyz", get(health::ready))
-        .layer(from_fn(in_time))
-        .route("/v1/watch", get(watch::watch))
+        .route("/v1/watch", get(relay::watch))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(app.clone(), gate::gate))
         .with_state(app)
 }
 
-/// Gives a request up that takes too long.
-async fn in_time(request: Request, next: Next) -> Response {
-    let writes = matches!(*request.method(), Method::PUT | Method::DELETE);
+/// Gives a request up that takes too long, or for which there is no place.
+async fn in_time(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let Ok(_place) = app.requests.try_acquire() else {
+        return Problem::unavailable("too many requests are under way").into_response();
+    };
+    let writes = matches!(
+        *request.method(),
+        Method::PUT | Method::DELETE | Method::POST
+    );
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) if writes => Problem::outcome_unknown().into_response(),
@@ -161,12 +218,15 @@ async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": app.service.cursor().is_some() && !app.stopping(),
         "endpoints": [
-            "GET /v1/config?prefix=",
+            "GET /v1/config?prefix=&limit=&after=",
             "GET /v1/config/{key}",
             "PUT /v1/config/{key}",
             "DELETE /v1/config/{key}",
+            "POST /v1/batch",
+            "GET /v1/changes?since=&limit=&prefix=",
             "GET /v1/watch?prefix=",
             "GET /v1/status",
+            "GET /v1/stats",
             "GET /healthz",
             "GET /readyz",
         ],

@@ -2,15 +2,22 @@
 //!
 //! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{
+    CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use axum::response::{IntoResponse, Response};
 
-use crate::core::{Key, KeyError};
-use crate::error::Error;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::core::{Key, KeyError, Revision};
+use crate::error::{Error, Kind};
 
 /// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
-const RETRY_SECONDS: &str = "2";
+const RETRY_SECONDS: u64 = 2;
 
 /// What is answered instead of what was asked for.
 #[derive(Debug)]
@@ -20,8 +27,10 @@ pub(super) struct Problem {
     slug: &'static str,
     title: &'static str,
     detail: String,
-    retry: bool,
-    reasons: Vec<String>,
+    /// After how many seconds to try again.
+    retry: Option<u64>,
+    /// Members beside those that every problem has.
+    more: Map<String, Value>,
 }
 
 impl Problem {
@@ -36,8 +45,8 @@ impl Problem {
             slug,
             title,
             detail: detail.into(),
-            retry: false,
-            reasons: Vec::new(),
+            retry: None,
+            more: Map::new(),
         }
     }
 
@@ -48,6 +57,23 @@ impl Problem {
             "Bad request",
             detail,
         )
+    }
+
+    /// The same, whether the key is missing, malformed, unknown or wrong.
+    pub(super) fn unauthorized() -> Self {
+        let detail =
+            "this needs a valid API key, as the header api-key or as Authorization: Bearer";
+        let status = StatusCode::UNAUTHORIZED;
+        Self::new(status, "unauthorized", "Unauthorized", detail)
+    }
+
+    /// Asks to wait so long.
+    pub(super) fn too_many(detail: impl Into<String>, wait: Duration) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let mut problem = Self::new(status, "too-many-requests", "Too many requests", detail);
+        // A part of a second counts as one: nobody is to come too early.
+        problem.retry = Some(wait.as_secs() + 1);
+        problem
     }
 
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
@@ -85,6 +111,11 @@ impl Problem {
         Self::new(status, "too-large", "Too large", detail)
     }
 
+    pub(super) fn upgrade_required(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UPGRADE_REQUIRED;
+        Self::new(status, "upgrade-required", "Upgrade required", detail)
+    }
+
     pub(super) fn precondition_failed(detail: impl Into<String>) -> Self {
         let status = StatusCode::PRECONDITION_FAILED;
         Self::new(status, "precondition-failed", "Precondition failed", detail)
@@ -93,19 +124,18 @@ impl Problem {
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut problem = Self::new(status, "unavailable", "Unavailable", detail);
-        problem.retry = true;
+        problem.retry = Some(RETRY_SECONDS);
         problem
     }
 
     pub(super) fn not_ready(reasons: Vec<String>) -> Self {
         let mut problem = Self::unavailable("not ready to serve");
         (problem.slug, problem.title) = ("not-ready", "Not ready");
-        problem.reasons = reasons;
-        problem
+        problem.with("reasons", reasons)
     }
 
     pub(super) fn outcome_unknown() -> Self {
-        let detail = "the database's answer was lost; the write was applied or it was not: read the key to see";
+        let detail = "the database's answer was lost; the write was applied or it was not: read the keys to see, or send it again under the same Idempotency-Key";
         let status = StatusCode::GATEWAY_TIMEOUT;
         Self::new(status, "outcome-unknown", "Outcome unknown", detail)
     }
@@ -114,6 +144,60 @@ impl Problem {
         let detail = "the request could not be carried out; the server's log says why";
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Self::new(status, "internal", "Internal error", detail)
+    }
+
+    /// What a client has seen is no longer to be continued.
+    pub(super) fn too_old(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "too-old", "Too old", detail)
+    }
+
+    /// A key is not as a write expected it.
+    pub(super) fn conflict(detail: impl Into<String>, conflict: &Conflict) -> Self {
+        let mut problem = Self::precondition_failed(detail);
+        if let Ok(Value::Object(members)) = serde_json::to_value(conflict) {
+            problem.more.extend(members);
+        }
+        problem
+    }
+
+    /// Adds a member.
+    pub(super) fn with(mut self, name: &str, member: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), member.into());
+        self
+    }
+}
+
+/// A condition that did not hold.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Conflict {
+    pub(super) key: Key,
+    /// What was expected of the key, in words.
+    pub(super) expected: String,
+    /// What it is, in words.
+    pub(super) actual: String,
+    /// The revision that it was last changed by, if it has a value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) actual_revision: Option<Revision>,
+}
+
+impl Conflict {
+    /// The condition that a refused write names.
+    fn of(error: &Error) -> Option<Self> {
+        match error.kind() {
+            Kind::Conflict {
+                key,
+                expected,
+                actual,
+                at,
+            } => Some(Self {
+                key: key.clone(),
+                expected: expected.clone(),
+                actual: actual.clone(),
+                actual_revision: *at,
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -131,8 +215,8 @@ impl From<Error> for Problem {
         if error.is_invalid_input() {
             return Self::bad_request(error.to_string());
         }
-        if error.is_conflict() {
-            return Self::precondition_failed(error.to_string());
+        if let Some(conflict) = Conflict::of(&error) {
+            return Self::conflict(error.to_string(), &conflict);
         }
         if error.is_not_ready() {
             return Self::not_ready(vec![error.to_string()]);
@@ -164,15 +248,22 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        if !self.reasons.is_empty() {
-            body["reasons"] = self.reasons.into();
+        if let Value::Object(members) = &mut body {
+            members.extend(self.more);
         }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, media);
-        if self.retry {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+        if let Some(seconds) = self.retry {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -181,7 +272,6 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     #[test]
     fn what_the_database_denies_is_forbidden_and_no_fault_of_the_service() {

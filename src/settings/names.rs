@@ -10,16 +10,26 @@ pub(super) const PREFIX: &str = "SYNC_CONFIG_";
 const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 
 /// The settings that may hold a password: never shown whole, and also read from a file that is named instead.
-const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
+const SECRETS: [&str; 3] = ["database_url", "listen_database_url", "api_key"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 16] = [
+    "SYNC_CONFIG_ALLOW_ORIGIN",
+    "SYNC_CONFIG_AUTH",
     "SYNC_CONFIG_DATA",
     "SYNC_CONFIG_FILE",
+    "SYNC_CONFIG_KEYS_MAX_STALENESS",
     "SYNC_CONFIG_LISTEN",
     "SYNC_CONFIG_LOG_FORMAT",
+    "SYNC_CONFIG_REQUESTS_PER_MINUTE",
     "SYNC_CONFIG_SERVICE",
     "SYNC_CONFIG_STORE",
+    "SYNC_CONFIG_TLS_CERT",
+    "SYNC_CONFIG_TLS_KEY",
+    "SYNC_CONFIG_WS_CONNECTION_TIMEOUT",
+    "SYNC_CONFIG_WS_MAX_CONNECTIONS",
+    "SYNC_CONFIG_WS_MAX_MESSAGE_BYTES",
+    "SYNC_CONFIG_WS_RATE_LIMIT_PER_MINUTE",
 ];
 
 /// Those of the project's own tests and benchmarks, which this process may be one of.

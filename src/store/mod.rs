@@ -11,17 +11,20 @@ mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod queries;
+#[cfg(feature = "remote")]
+pub(crate) mod remote;
 mod sources;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::core::replica::{Committed, Head, Loaded, Page};
+use crate::core::replica::{Committed, Head, Loaded, Origin, Page};
 use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
@@ -98,6 +101,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The named consumers of the journal.
     fn consumers(&self) -> &dyn Consumers;
 
+    /// Whether its instances hear each other and keep it in order between them; otherwise that is somebody else's.
+    fn has_fleet(&self) -> bool {
+        true
+    }
+
+    /// Says what is shown already although this store did not give it, so that no answer from before it is taken.
+    fn resume(&self, _shown: Cursor) {}
+
     /// Closes every connection that is the store's own.
     async fn close(&self);
 }
@@ -116,6 +127,11 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
     /// Reads the whole table at one revision.
     async fn snapshot(&self) -> Result<Loaded>;
+
+    /// Who gave the last answer, if it was not the database itself.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
 
     /// Waits for the next notices, or for the end of the session. Cancelling it loses nothing.
     async fn heard(&self) -> Vec<Heard>;
@@ -234,6 +250,8 @@ impl Answered {
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub(crate) cursor: Cursor,
+    /// When its transaction began, in microseconds since 1970; 0 for a time that cannot be shown.
+    pub(crate) at_micros: i64,
     pub(crate) changes: Vec<RecordedChange>,
 }
 
@@ -250,6 +268,18 @@ impl Recorded {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.cursor
+    }
+
+    /// When its transaction began, by the database's clock: the time of change of every key that it put.
+    #[must_use]
+    pub fn at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(self.at_micros).unwrap_or(0))
+    }
+
+    /// The same, if it can be shown.
+    #[cfg(feature = "server")]
+    pub(crate) fn time(&self) -> Option<SystemTime> {
+        (self.at_micros > 0).then(|| self.at())
     }
 
     /// The net changes, each key once.

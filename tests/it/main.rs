@@ -43,6 +43,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_chain;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_faults;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_hostile;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_keys;
 mod retention;
 mod roles;
 mod roles_forked;
@@ -59,12 +69,21 @@ mod seed_faults;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
+mod server_batch;
+#[cfg(feature = "server")]
+mod server_keys;
+#[cfg(feature = "server")]
 mod server_life;
+#[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
+mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]
 mod services;
 #[cfg(feature = "cli")]
+mod services_line;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;

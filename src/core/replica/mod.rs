@@ -23,6 +23,7 @@ mod fork;
 mod io;
 mod link;
 mod news;
+mod origin;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -32,13 +33,15 @@ use std::time::Duration;
 
 use fork::Fork;
 pub(crate) use io::{
-    Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Page,
+    Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Origin, Page,
     Publication, Reaction, ResyncCause, Rotation, SessionId, Told,
 };
 pub(crate) use link::EMPTY_READ_PAUSE;
 use link::{Demand, Ear, LISTEN_RETRY, Link, NONCE_GRACE, NONCE_TIMEOUT, Query, Session};
 use repair::Repair;
 
+#[cfg(feature = "server")]
+use super::RevisionId;
 use super::backoff::{Backoff, Random, jitter};
 use super::history::History;
 use super::notice::Notice;
@@ -117,6 +120,7 @@ impl Replica {
             Input::Audited { cursor, checksum } => self.audited(now, cursor, checksum),
             Input::Rotated(rotation) => self.rotated(now, rotation),
             Input::Look => self.fetch_soon(),
+            Input::Origin { session, origin } => self.comes_from(session, origin),
         }
         self.advance(now);
     }
@@ -178,10 +182,33 @@ impl Replica {
         known.is_some_and(|id| id != cursor.id)
     }
 
+    /// The id of a revision of the epoch shown, while it is among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, revision: Revision) -> Option<RevisionId> {
+        self.state.as_ref()?.history.id_of(revision)
+    }
+
+    /// The last audit of the fleet that this instance read.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_audit(&self) -> Option<AuditReport> {
+        self.repair.last_audit()
+    }
+
     /// What a revision changed, while it is among the recent ones.
     #[cfg(feature = "server")]
     pub(crate) fn remembered(&self, cursor: Cursor) -> Option<&std::sync::Arc<super::ChangeSet>> {
         self.state.as_ref()?.history.set(cursor)
+    }
+
+    /// What the revisions after a cursor changed, oldest first, while they are all among the recent ones.
+    #[cfg(feature = "server")]
+    pub(crate) fn sets_after(
+        &self,
+        cursor: Cursor,
+    ) -> Option<Vec<std::sync::Arc<super::ChangeSet>>> {
+        let state = self.state.as_ref()?;
+        let ours = state.cursor.epoch == cursor.epoch;
+        ours.then(|| state.history.sets_after(cursor)).flatten()
     }
 
     /// The checksum of the revision shown, computed once for each.
@@ -196,6 +223,9 @@ impl Replica {
             }
             Link::Up(session) if !session.answered => Mode::Offline {
                 why: "connected, not answered yet".to_owned(),
+            },
+            Link::Up(session) if session.away().is_some() => Mode::Offline {
+                why: session.away().unwrap_or_default().to_owned(),
             },
             Link::Up(session) => match &session.ear {
                 Ear::Proven => Mode::Push,

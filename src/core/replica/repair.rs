@@ -54,6 +54,9 @@ pub(super) struct Repair {
     ahead_peer: Option<Claim>,
     ahead_audit: Option<Claim>,
     audits_seen: u64,
+    /// The last one read, for whoever asks this instance instead of the database.
+    #[cfg(feature = "server")]
+    last_audit: Option<AuditReport>,
     pub(super) audit_rounds: u32,
     /// This instance audits, and its last audit has not agreed yet.
     auditing: bool,
@@ -73,6 +76,8 @@ impl Repair {
             ahead_peer: None,
             ahead_audit: None,
             audits_seen: 0,
+            #[cfg(feature = "server")]
+            last_audit: None,
             audit_rounds: 0,
             auditing: false,
             cool_until: Duration::ZERO,
@@ -124,12 +129,25 @@ impl Repair {
     pub(super) fn loaded(&mut self, audit: Option<AuditReport>) {
         self.let_fork_go();
         self.audits_seen = audit.map_or(0, |audit| audit.number);
+        #[cfg(feature = "server")]
+        {
+            self.last_audit = audit;
+        }
         self.verifying = None;
         self.ahead_peer = None;
         self.ahead_audit = None;
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn last_audit(&self) -> Option<AuditReport> {
+        self.last_audit
+    }
+
     pub(super) fn heard_audit(&mut self, report: AuditReport, epoch: Epoch) {
+        #[cfg(feature = "server")]
+        {
+            self.last_audit = Some(report);
+        }
         // Not only a greater number: after a restore the audits count anew.
         if report.number != self.audits_seen {
             self.audits_seen = report.number;

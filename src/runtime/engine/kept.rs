@@ -45,6 +45,17 @@ impl Engine {
         self.stale(&self.replica())
     }
 
+    /// For how long the database has not proven what is shown to be its newest; `None` when nothing is shown.
+    #[cfg(feature = "server")]
+    pub(crate) fn unproven(&self) -> Option<Duration> {
+        let replica = self.replica();
+        if let Some(stale) = self.stale(&replica) {
+            return Some(stale.age);
+        }
+        let proven_at = replica.proven_at()?;
+        Some(self.clock.now().saturating_sub(proven_at))
+    }
+
     pub(crate) fn watch_shown(&self) -> watch::Receiver<Option<Cursor>> {
         self.shown.subscribe()
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::content::{Content, Kept};
 use crate::core::{Cursor, Revision};
+use crate::store::sources::micros;
 use crate::store::{HISTORY_BYTES, HISTORY_CHANGES, HISTORY_REVISIONS, Recorded};
 
 impl Content {
@@ -67,6 +68,7 @@ impl Content {
                 revision: *revision,
                 id: kept.id,
             },
+            at_micros: micros(kept.at),
             changes: kept.changes.clone(),
         };
         Some(later.take_while(bounded).map(recorded).collect())

@@ -169,8 +169,11 @@ pub(super) fn history(after: Cursor, rows: &[impl Columns]) -> Option<Vec<Record
                 revision: at,
                 id,
             };
-            let changes = Vec::new();
-            recorded.push(Recorded { cursor, changes });
+            recorded.push(Recorded {
+                cursor,
+                at_micros: row.micros(7)?,
+                changes: Vec::new(),
+            });
         } else {
             return None;
         }

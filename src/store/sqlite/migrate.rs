@@ -13,7 +13,7 @@ use rusqlite::params;
 use super::bench::{Bench, bytes};
 use super::desk::Desk;
 use super::fault::Outcome;
-use super::queries::Names;
+use super::queries::{MIGRATION, Names, TABLES, TRIGGERS};
 use super::turn::Turn;
 use crate::core::{Epoch, RevisionId};
 use crate::error::{Error, Result};
@@ -35,24 +35,6 @@ pub(super) const MIGRATIONS: [(&str, &str); 2] = [
 ];
 
 const JOURNAL: &str = include_str!("../../../sql/sqlite/migrations/0002_journal.sql");
-
-/// What 0001 makes beside the table.
-const TABLES: [&str; 11] = [
-    "head",
-    "meta",
-    "revision",
-    "idempotency",
-    "journal",
-    "key",
-    "pending",
-    "consumer",
-    "notice",
-    "joined",
-    "entries",
-];
-
-/// What 0002 makes.
-const TRIGGERS: [&str; 3] = ["on_insert", "on_update", "on_delete"];
 
 /// What was done to the schema.
 #[derive(Debug, Default)]
@@ -175,7 +157,7 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
     }
     let objects = objects(bench)?;
     let is_there = |helper: &&&str| objects.contains(&names.helper(helper));
-    let applied = match objects.contains(&names.helper("migration")) {
+    let applied = match objects.contains(&names.helper(MIGRATION)) {
         true => applied(bench)?,
         false => BTreeMap::new(),
     };

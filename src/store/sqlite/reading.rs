@@ -176,6 +176,7 @@ impl Bench<'_> {
                         id,
                         ..head.cursor
                     },
+                    at_micros: row.get(5)?,
                     changes: Vec::new(),
                 });
             }

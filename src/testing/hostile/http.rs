@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::Target;
-use crate::server::{Options, serve};
+use crate::server::{Options, Origins, serve};
 use crate::service::Builder;
 use crate::store::memory::MemoryDatabase;
 
@@ -137,8 +137,11 @@ impl Host {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let options = Options {
-                insecure: false,
+                keys: None,
+                origins: Origins::default(),
+                tls: None,
                 progress: Duration::from_secs(1),
+                relay: crate::server::Limits::default(),
             };
             drop(tokio::spawn(serve(
                 listener,

@@ -318,7 +318,7 @@ fn of_a_consumer(before: &State, rows: &[Vec<Cell>]) {
     let rows: Vec<Vec<Cell>> = rows
         .iter()
         .map(|row| {
-            [3, 4, 0, 2, 7, 8, 8]
+            [3, 4, 0, 2, 7, 8, 8, 5]
                 .map(|at: usize| match &row[at] {
                     Cell::Bits(bits) => Cell::Text(RevisionId::from_u128(*bits).to_string()),
                     other => other.clone(),

@@ -193,6 +193,7 @@ impl Message {
 pub(crate) struct Watch {
     connection: Connection,
     text: Vec<u8>,
+    ack: Option<Message>,
 }
 
 impl Watch {
@@ -205,6 +206,16 @@ impl Watch {
         Self::over(tcp).await
     }
 
+    /// Asks for a watch, and answers with the status alone.
+    pub(crate) async fn asked(address: SocketAddr, query: &str, headers: &[(&str, &str)]) -> u16 {
+        let path = format!("/v1/watch{query}");
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let head = head(address, "GET", &path, headers, None);
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let answered = timeout(PATIENCE, async { Connection::new(tcp).head().await });
+        answered.await.unwrap().0
+    }
+
     /// Reads a watch that was asked for on a connection.
     pub(crate) async fn over(tcp: TcpStream) -> Self {
         let mut connection = Connection::new(tcp);
@@ -214,6 +225,7 @@ impl Watch {
         Self {
             connection,
             text: Vec::new(),
+            ack: None,
         }
     }
 
@@ -222,10 +234,21 @@ impl Watch {
         Self::open(address, "", &[("Last-Event-ID", id)]).await
     }
 
-    /// The next message; `None` at the end of the stream.
+    /// The next message after the acknowledgement; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> Option<Message> {
-        let next = timeout(PATIENCE, self.read()).await;
-        next.expect("a message, or the end of the stream")
+        loop {
+            let next = timeout(PATIENCE, self.read()).await;
+            let next = next.expect("a message, or the end of the stream");
+            match next {
+                Some(ack) if ack.event == "ack" => self.ack = Some(ack),
+                other => return other,
+            }
+        }
+    }
+
+    /// What the stream was acknowledged with, before its first message.
+    pub(crate) fn ack(&self) -> &Message {
+        self.ack.as_ref().expect("an acknowledgement")
     }
 
     /// The next message that is no progress.

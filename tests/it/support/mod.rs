@@ -14,6 +14,8 @@ pub(crate) mod deaf;
 pub(crate) mod fetch;
 #[cfg(feature = "cli")]
 pub(crate) mod http;
+#[cfg(feature = "cli")]
+pub(crate) mod keys;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
 pub(crate) mod pgbouncer;
@@ -21,6 +23,8 @@ pub(crate) mod postgres;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
 pub(crate) mod proxy;
+#[cfg(all(feature = "remote", feature = "server"))]
+pub(crate) mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 #[cfg(feature = "tls")]

@@ -1,0 +1,460 @@
+//! `POST /v1/batch`: many keys, all or nothing, with conditions; or what would become of them.
+//!
+//! Guarantees: conditions are decided inside the database together with the write; a member that is not known is refused, so
+//! that a condition that was misspelt never is none; a rehearsal writes nothing and says at which revision it was held.
+
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use axum::response::Response;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::identity::{Identity, Role};
+use super::problem::{Conflict, Problem};
+use super::{Shared, body, entries, etag, message, place};
+use crate::core::{Cursor, Entry, Epoch, Key, MAX_VALUE_BYTES, Revision, Snapshot, Value};
+use crate::error::{Error, Kind};
+use crate::sync_config::SyncConfig;
+use crate::wire::{json, timestamp};
+use crate::write::{Batch, Item, Precondition};
+
+/// A larger transaction holds other writers up for longer than a configuration store should.
+const MAX_ITEMS: usize = 10_000;
+
+/// Sixteen of the largest values.
+const MAX_BODY: usize = 16 * MAX_VALUE_BYTES;
+
+/// The longest name of an author.
+const MAX_ACTOR: usize = 255;
+
+/// What a batch should look like, for those whose body does not.
+const SHAPE: &str = "write {\"items\":[{\"key\":…,\"value\":…} or {\"key\":…,\"delete\":true}]}, \
+     each item with at most one of ifRevision, ifAbsent, ifPresent, ifMatch";
+
+/// What is to be written.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Asked {
+    items: Vec<AskedItem>,
+    /// Only says what would become of it.
+    #[serde(default)]
+    dry_run: bool,
+    /// Answers with the values too, as the store holds them.
+    #[serde(default)]
+    values: bool,
+    /// Who writes, for the journal.
+    actor: Option<String>,
+}
+
+/// One key.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AskedItem {
+    key: String,
+    #[serde(default, deserialize_with = "present")]
+    value: Option<Box<RawValue>>,
+    #[serde(default)]
+    delete: bool,
+    /// The key was last changed by this revision.
+    if_revision: Option<u64>,
+    /// The key has no value.
+    #[serde(default)]
+    if_absent: bool,
+    /// The key has a value.
+    #[serde(default)]
+    if_present: bool,
+    /// The key has this entity tag.
+    if_match: Option<String>,
+}
+
+/// Tells `null`, which is a value, from absence.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What became of a batch, or would.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer<'a> {
+    /// The revision that was made; if nothing changed, the newest. Of a rehearsal, the one that it looked at.
+    revision: Revision,
+    cursor: String,
+    epoch: Epoch,
+    changed: bool,
+    /// An earlier batch under the same idempotency key had done it.
+    replayed: bool,
+    /// This server's reads show it already.
+    visible: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    /// The conditions that do not hold, of a rehearsal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflicts: Option<Vec<Conflict>>,
+    keys: Vec<KeyAnswer<'a>>,
+}
+
+/// What became of one key. Without a revision it is absent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct KeyAnswer<'a> {
+    key: &'a Key,
+    changed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<Revision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+}
+
+impl<'a> KeyAnswer<'a> {
+    fn of(
+        key: &'a Key,
+        changed: bool,
+        entry: Option<&'a Entry>,
+        epoch: Epoch,
+        values: bool,
+    ) -> Self {
+        Self {
+            key,
+            changed,
+            value: entry.filter(|_| values).map(Entry::value),
+            revision: entry.map(Entry::revision),
+            updated_at: entry.map(|entry| timestamp(entry.updated_at())),
+            etag: entry.map(|entry| etag::of(epoch, entry.revision())),
+        }
+    }
+}
+
+/// Writes a batch, or rehearses it.
+pub(super) async fn batch(
+    State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    identity.demand(Role::Write)?;
+    refuse_conditions(&headers)?;
+    let idempotency_key = idempotency_key(&headers)?;
+    let what = format!("split the batch; a value may have {MAX_VALUE_BYTES}");
+    let bytes = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
+    let asked: Asked = serde_json::from_slice(&bytes).map_err(|error| not_a_batch(&error))?;
+    drop(bytes);
+    if asked.items.len() > MAX_ITEMS {
+        let problem = format!("a batch has at most {MAX_ITEMS} items; split it");
+        return Err(Problem::too_large(problem));
+    }
+    let (dry_run, values) = (asked.dry_run, asked.values);
+    let actor = identity.actor(asked.actor.as_deref().map(named).transpose()?);
+    let now = place::shown(&app)?;
+    let mut batch = Batch::new();
+    let mut numbered = false;
+    for item in asked.items {
+        let key = Key::parse(&item.key)?;
+        identity.demand_key(&key)?;
+        let condition = condition(&item, &key, now.epoch)?;
+        numbered |= matches!(condition, Some(Precondition::Revision(_)));
+        batch = add(batch, &key, &item, condition)?;
+    }
+    if let Some(actor) = actor {
+        batch = batch.actor(actor);
+    }
+    if let Some(key) = idempotency_key {
+        batch = batch.idempotency_key(identity.once(key));
+    }
+    if numbered {
+        entries::refuse_what_is_lost(&app)?;
+    }
+    if dry_run {
+        return rehearse(&*app.service.snapshot()?, batch.into_items()?, values);
+    }
+    let written = app.service.write(batch).await?;
+    let cursor = written.cursor();
+    tracing::debug!(revision = %cursor.revision, keys = written.keys().len(), changed = written.changed(), "batch written");
+    let keys = written.keys().iter().map(|key| {
+        let entry = key.entry().map(|entry| &**entry);
+        KeyAnswer::of(key.key(), key.changed(), entry, cursor.epoch, values)
+    });
+    let answer = Answer {
+        revision: cursor.revision,
+        cursor: message::id(cursor),
+        epoch: cursor.epoch,
+        changed: written.changed(),
+        replayed: written.replayed(),
+        visible: written.visible(),
+        dry_run: false,
+        conflicts: None,
+        keys: keys.collect(),
+    };
+    Ok(told(cursor, &answer))
+}
+
+/// A name for the journal is a line.
+fn named(actor: &str) -> Result<&str, Problem> {
+    let length = (1..=MAX_ACTOR).contains(&actor.chars().count());
+    if length && !actor.contains(char::is_control) {
+        return Ok(actor);
+    }
+    let problem = format!("actor is 1 to {MAX_ACTOR} characters without control characters");
+    Err(Problem::bad_request(problem))
+}
+
+fn told(cursor: Cursor, answer: &Answer<'_>) -> Response {
+    place::told(cursor, entries::as_json(json(answer)))
+}
+
+/// Says what would become of a batch.
+fn rehearse(state: &Snapshot, items: Vec<Item>, values: bool) -> Result<Response, Problem> {
+    let cursor = state.cursor();
+    let mut conflicts = Vec::new();
+    let mut keys = Vec::with_capacity(items.len());
+    for item in &items {
+        let entry = state.get(&item.key);
+        conflicts.extend(unmet(item, entry.map(|entry| entry.revision())));
+        let text = item.canonical()?;
+        let changed = text.as_deref() != entry.map(|entry| entry.as_json());
+        let entry = entry.map(|entry| &**entry);
+        keys.push(KeyAnswer::of(
+            &item.key,
+            changed,
+            entry,
+            cursor.epoch,
+            values,
+        ));
+    }
+    let answer = Answer {
+        revision: cursor.revision,
+        cursor: message::id(cursor),
+        epoch: cursor.epoch,
+        changed: conflicts.is_empty() && keys.iter().any(|key| key.changed),
+        replayed: false,
+        visible: true,
+        dry_run: true,
+        conflicts: Some(conflicts),
+        keys,
+    };
+    Ok(told(cursor, &answer))
+}
+
+/// The condition of an item that does not hold.
+fn unmet(item: &Item, at: Option<Revision>) -> Option<Conflict> {
+    let (holds, expected) = match item.precondition? {
+        Precondition::Absent => (at.is_none(), "absent".to_owned()),
+        Precondition::Present => (at.is_some(), "present".to_owned()),
+        Precondition::Revision(revision) => {
+            let holds = at == Some(revision) && revision > Revision::ZERO;
+            (holds, format!("at revision {revision}"))
+        }
+    };
+    let actual = at.map_or_else(|| "absent".to_owned(), |at| format!("at revision {at}"));
+    (!holds).then(|| Conflict {
+        key: item.key.clone(),
+        expected,
+        actual,
+        actual_revision: at,
+    })
+}
+
+fn add(
+    batch: Batch,
+    key: &Key,
+    item: &AskedItem,
+    condition: Option<Precondition>,
+) -> Result<Batch, Problem> {
+    match (&item.value, item.delete) {
+        (Some(text), false) => {
+            let value = Value::parse(text.get()).map_err(|error| {
+                let key = key.clone();
+                Problem::from(Error::from(Kind::Value { key, error }))
+            })?;
+            Ok(batch.put_value(key, value, condition))
+        }
+        (None, true) => Ok(match condition {
+            Some(condition) => batch.delete_if(key, condition),
+            None => batch.delete(key),
+        }),
+        (Some(_), true) | (None, false) => {
+            let problem = format!("key \"{key}\" needs either a value or \"delete\": true");
+            Err(Problem::bad_request(problem))
+        }
+    }
+}
+
+/// What an item demands of its key.
+fn condition(item: &AskedItem, key: &Key, epoch: Epoch) -> Result<Option<Precondition>, Problem> {
+    let mut demands = Vec::new();
+    if item.if_absent {
+        demands.push(Precondition::Absent);
+    }
+    if item.if_present {
+        demands.push(Precondition::Present);
+    }
+    if let Some(number) = item.if_revision {
+        // Stores count up to i64::MAX, which stands for no revision in some of their answers.
+        if i64::try_from(number).is_ok_and(|number| number < i64::MAX) {
+            demands.push(Precondition::Revision(Revision::new(number)));
+        } else {
+            let problem = format!("ifRevision of key \"{key}\" is beyond what a store counts to");
+            return Err(Problem::bad_request(problem));
+        }
+    }
+    if let Some(tag) = &item.if_match {
+        demands.push(etag::named(tag, epoch).ok_or_else(|| {
+            let problem = format!(
+                "not applied: ifMatch of key \"{key}\" names no revision of this store's present history; read the key again"
+            );
+            Problem::precondition_failed(problem).with("key", key.as_str())
+        })?);
+    }
+    match demands[..] {
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        [..] => Err(Problem::bad_request(format!(
+            "key \"{key}\" has more than one condition; give at most one of ifRevision, ifAbsent, ifPresent, ifMatch"
+        ))),
+    }
+}
+
+/// A batch has its conditions in its items; one that stands in a header would be passed over.
+fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        if headers.contains_key(&name) {
+            let problem = format!("a batch takes no {name}; give items ifMatch or ifAbsent");
+            return Err(Problem::bad_request(problem));
+        }
+    }
+    Ok(())
+}
+
+/// The longest idempotency key: what an index holds easily.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// The header that makes sending a write again safe.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers
+        .get_all(HeaderName::from_static("idempotency-key"))
+        .iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let text = value.to_str().ok().filter(|text| {
+        let length = (1..=MAX_IDEMPOTENCY_KEY).contains(&text.len());
+        length && values.next().is_none() && text.bytes().all(|byte| byte.is_ascii_graphic())
+    });
+    match text {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => Err(Problem::bad_request(format!(
+            "Idempotency-Key is 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters, once"
+        ))),
+    }
+}
+
+/// Says what is wrong with a body, without any value of it.
+fn not_a_batch(error: &serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    let said = error.to_string();
+    let named = ["unknown field", "missing field", "duplicate field"];
+    if error.is_data() && !named.iter().any(|named| said.starts_with(named)) {
+        return Problem::bad_request(format!(
+            "the body is no batch at line {line} column {column}; {SHAPE}"
+        ));
+    }
+    Problem::bad_request(format!("the body is no batch: {said}; {SHAPE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Asked, Problem> {
+        serde_json::from_str(body).map_err(|error| not_a_batch(&error))
+    }
+
+    fn item(text: &str) -> AskedItem {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn null_is_a_value_and_absence_is_none() {
+        let null = item(r#"{"key":"k","value": null}"#);
+        assert_eq!(null.value.unwrap().get(), "null");
+        assert!(item(r#"{"key":"k","delete":true}"#).value.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_a_value() {
+        for (body, told) in [
+            (
+                r#"{"items":[{"key":"k","value":1,"ifRevison":3}]}"#,
+                "ifRevison",
+            ),
+            (r#"{"items":[{"value":1}]}"#, "missing field `key`"),
+            (
+                r#"{"items":[{"key":"k","key":"l","value":1}]}"#,
+                "duplicate field",
+            ),
+            (r#"{"items":[{"key":"k","delete":"hunter2"}]}"#, "line 1"),
+            (r#"{"items":"hunter2"}"#, "line 1"),
+            (r#"{"items":[{"key":"k","value":hunter2}]}"#, "line 1"),
+            ("", "line 1"),
+        ] {
+            let problem = format!("{:?}", read(body).unwrap_err());
+            assert!(problem.contains(told), "{body}: {problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn an_item_has_one_condition_at_most() {
+        let epoch = Epoch::from_u128(0x0123_abcd << 96);
+        let demand = |more: &str| {
+            let item = item(&format!("{{\"key\":\"k\",\"value\":1{more}}}"));
+            condition(&item, &Key::stored("k"), epoch).ok()
+        };
+        assert_eq!(demand(""), Some(None));
+        let at = Some(Some(Precondition::Revision(Revision::new(7))));
+        for more in [
+            r#","ifRevision":7"#,
+            r#","ifMatch":"\"0123abcd-7\"""#,
+            r#","ifMatch":"0123abcd-7""#,
+            r#","ifRevision":7,"ifAbsent":false"#,
+        ] {
+            assert_eq!(demand(more), at, "{more}");
+        }
+        let present = Some(Some(Precondition::Present));
+        assert_eq!(demand(r#","ifPresent":true"#), present);
+        assert_eq!(demand(r#","ifMatch":"*""#), present);
+        assert_eq!(
+            demand(r#","ifAbsent":true"#),
+            Some(Some(Precondition::Absent))
+        );
+        for wrong in [
+            r#","ifRevision":7,"ifAbsent":true"#,
+            r#","ifMatch":"ffffffff-7""#,
+            r#","ifMatch":"""#,
+            r#","ifRevision":9223372036854775807"#,
+        ] {
+            assert_eq!(demand(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_short_and_visible() {
+        let key = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("idempotency-key", value.parse().unwrap());
+            }
+            idempotency_key(&headers).ok()
+        };
+        assert_eq!(key(&[]), Some(None));
+        assert_eq!(key(&["a-1"]), Some(Some("a-1".to_owned())));
+        for wrong in [&["a", "b"][..], &[""], &["a b"], &[&"k".repeat(256)]] {
+            assert_eq!(key(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `GET /v1/changes`: whole revisions of the journal after a place.
+//!
+//! Guarantees: the revisions are dense and each is whole, with old and new values, as far as the scope goes; one answer is
+//! bounded whatever was asked for; who cannot be led on is told so, never given a gap.
+
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, OriginalUri, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+
+use super::budget::Share;
+use super::identity::Identity;
+use super::problem::Problem;
+use super::scope::Scope;
+use super::{App, Shared, message, place, query};
+use crate::core::{Cursor, Epoch, Revision};
+use crate::store::{HISTORY_REVISIONS, Recorded};
+use crate::wire::{ChangeView, json, timestamp};
+
+/// Revisions of one answer at most: what the journal gives at once.
+const MAX_LIMIT: u32 = HISTORY_REVISIONS as u32;
+
+/// Revisions of an answer that was not asked for a number of them.
+const USUAL_LIMIT: u32 = 100;
+
+/// An answer goes out in pieces of this size, and holds its share of memory until the last has gone.
+const PIECE: usize = 64 * 1024;
+
+/// Revisions after a place.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Page<'a> {
+    epoch: Epoch,
+    /// What was asked for.
+    from: Place,
+    /// Where to go on: pass its cursor as `since`.
+    next: Place,
+    /// The newest place known to this server.
+    head: Place,
+    /// Whether there is more at once.
+    more: bool,
+    revisions: Vec<RevisionView<'a>>,
+}
+
+/// A place in the history.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Place {
+    revision: Revision,
+    cursor: String,
+}
+
+impl From<Cursor> for Place {
+    fn from(cursor: Cursor) -> Self {
+        Self {
+            revision: cursor.revision,
+            cursor: message::id(cursor),
+        }
+    }
+}
+
+/// One revision with its changes.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RevisionView<'a> {
+    #[serde(flatten)]
+    place: Place,
+    /// When its transaction began, by the database's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed_at: Option<String>,
+    changes: Vec<ChangeView<'a>>,
+}
+
+/// Answers with the revisions after a place.
+pub(super) async fn changes(
+    State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, Problem> {
+    let [since, limit, all] = query::values(&uri, ["since", "limit", "all"])?;
+    let scope = query::scope(&uri)?.within(identity.scope());
+    let limit = limit.map_or(Ok(USUAL_LIMIT), |text| {
+        query::number("limit", &text, 1..=MAX_LIMIT)
+    })?;
+    let all = all.map_or(Ok(false), |text| query::truth("all", &text))?;
+    let from = since.as_deref().and_then(message::cursor).ok_or_else(|| {
+        let problem = "since in the query has to be a cursor, as the header sync-config-cursor of an answer tells it";
+        Problem::bad_request(problem)
+    })?;
+    let shown = place::shown(&app)?;
+    let recorded = if from == shown {
+        Vec::new()
+    } else {
+        read(&app, from, limit).await?
+    };
+    let next = recorded.last().map_or(from, Recorded::cursor);
+    let head = if next.revision > shown.revision {
+        next
+    } else {
+        shown
+    };
+    let full = recorded.len() == limit as usize;
+    let page = Page {
+        epoch: next.epoch,
+        from: from.into(),
+        next: next.into(),
+        head: head.into(),
+        more: full || (!recorded.is_empty() && next.revision < head.revision),
+        revisions: recorded
+            .iter()
+            .map(|recorded| view(recorded, &scope))
+            .filter(|revision| all || !revision.changes.is_empty())
+            .collect(),
+    };
+    let text = json(&page);
+    let mut share = app.budget.share();
+    share.grow(text.len())?;
+    Ok(place::told(next, whole(text, share)))
+}
+
+/// Reads the journal, when its turn comes.
+async fn read(app: &App, from: Cursor, limit: u32) -> Result<Vec<Recorded>, Problem> {
+    // The semaphore is never closed.
+    let _turn = app.journal.acquire().await;
+    let page = app.service.history(from, limit).await?;
+    page.ok_or_else(|| {
+        Problem::too_old(
+            "the journal does not lead on from there: it was trimmed, or the history was replaced; \
+             begin anew with the state, GET /v1/config",
+        )
+    })
+}
+
+fn view<'a>(recorded: &'a Recorded, scope: &Scope) -> RevisionView<'a> {
+    let (cursor, at) = (recorded.cursor(), recorded.time());
+    let matching = recorded
+        .changes()
+        .iter()
+        .filter(|change| scope.contains(change.key()));
+    RevisionView {
+        place: cursor.into(),
+        committed_at: at.map(timestamp),
+        changes: matching
+            .map(|change| ChangeView::from(change).made_by(cursor.revision, at))
+            .collect(),
+    }
+}
+
+/// An answer that gives its share back when it is sent.
+fn whole(text: String, share: Share) -> Response {
+    let media = [(CONTENT_TYPE, "application/json")];
+    let text = Bytes::from(text);
+    if text.len() <= PIECE {
+        return (media, Body::from(text)).into_response();
+    }
+    let pieces = stream::unfold((text, share), async |(mut text, share)| {
+        let piece = text.split_to(text.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (text, share)))
+    });
+    (media, Body::from_stream(pieces)).into_response()
+}

@@ -1,0 +1,126 @@
+//! What a client asks for with the URL and the headers it opens a stream with.
+
+use axum::http::{HeaderMap, Uri};
+
+use crate::core::{Cursor, Epoch, Revision};
+use crate::server::identity::Identity;
+use crate::server::problem::Problem;
+use crate::server::scope::Scope;
+use crate::server::{App, message, query};
+
+/// A client's name for statistics, in bytes; the rest is cut off.
+const MAX_NAME: usize = 128;
+
+/// What a client asks for.
+pub(super) struct Asked {
+    pub(super) scope: Scope,
+    /// Every revision is told, with the revision of each change.
+    pub(super) all: bool,
+    /// Whether it begins with a state, where it does not resume.
+    pub(super) state: bool,
+    /// The place to go on after.
+    pub(super) resume: Option<Cursor>,
+    /// It names a place that cannot be found.
+    pub(super) lost: bool,
+    pub(super) client: String,
+}
+
+impl Asked {
+    pub(super) fn read(
+        app: &App,
+        uri: &Uri,
+        headers: &HeaderMap,
+        identity: &Identity,
+    ) -> Result<Self, Problem> {
+        let names = [
+            "cursor",
+            "lastEventId",
+            "epoch",
+            "revision",
+            "client",
+            "state",
+            "all",
+        ];
+        let [cursor, last_event_id, epoch, revision, client, state, all] =
+            query::values(uri, names)?;
+        let scope = identity.scope().within(&query::scope(uri)?);
+        if scope.is_none() {
+            return Err(Problem::forbidden(
+                "the API key is for none of the keys that are asked for; ask with a prefix that it is for",
+            ));
+        }
+        // A browser that reconnects sends the header along with the query it began with.
+        let last = match headers.get("last-event-id") {
+            Some(header) => header.to_str().ok().map(str::to_owned),
+            None => last_event_id.or(cursor),
+        };
+        let resumes = last.is_some() || epoch.is_some();
+        let resume = match last {
+            Some(last) => message::cursor(&last),
+            None => numbered(app, epoch, revision)?,
+        };
+        Ok(Self {
+            lost: resumes && resume.is_none(),
+            scope,
+            all: flag("all", all, false)?,
+            state: flag("state", state, true)?,
+            resume,
+            client: named(identity, client),
+        })
+    }
+}
+
+fn flag(name: &str, value: Option<String>, default: bool) -> Result<bool, Problem> {
+    match value.as_deref() {
+        None => Ok(default),
+        Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(_) => Err(Problem::bad_request(format!(
+            "{name} in the query must be true or false"
+        ))),
+    }
+}
+
+/// The place of a client that kept epoch and number alone: the id is that of this server's own past, as far as it is remembered.
+fn numbered(
+    app: &App,
+    epoch: Option<String>,
+    revision: Option<String>,
+) -> Result<Option<Cursor>, Problem> {
+    let (epoch, revision) = match (epoch, revision) {
+        (Some(epoch), Some(revision)) => (epoch, revision),
+        (None, None) => return Ok(None),
+        _ => {
+            return Err(Problem::bad_request(
+                "epoch and revision go together in the query",
+            ));
+        }
+    };
+    let wrong =
+        |name: &str, problem: &str| Problem::bad_request(format!("{name} in the query {problem}"));
+    let epoch: Epoch = epoch.parse().map_err(|_| wrong("epoch", "is not a UUID"))?;
+    let number = revision.parse::<i64>().ok().filter(|number| *number >= 0);
+    let number = number.ok_or_else(|| wrong("revision", "is not a number from 0 on"))?;
+    let revision = Revision::new(number.unsigned_abs());
+    let shown = app.service.cursor().filter(|shown| shown.epoch == epoch);
+    Ok(shown.and_then(|_| {
+        let id = app.service.id_of(revision)?;
+        Some(Cursor {
+            epoch,
+            revision,
+            id,
+        })
+    }))
+}
+
+/// The name that statistics know a client by: where there are API keys, theirs.
+fn named(identity: &Identity, client: Option<String>) -> String {
+    let mut name = match client {
+        Some(client) if identity.is_anyone() && !client.is_empty() => client,
+        _ => identity.name().to_string(),
+    };
+    while name.len() > MAX_NAME {
+        let _last = name.pop();
+    }
+    name
+}

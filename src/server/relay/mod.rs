@@ -1,0 +1,201 @@
+//! `GET /v1/watch`: revisions as they come, over WebSocket and as server-sent events.
+//!
+//! Guarantees: what a client is told does not depend on its transport: [`source`] says what, [`frames`] how it is written, `sse` and
+//! `websocket` send it. The store is subscribed to once; clients read from a ring of the newest revisions, which is all
+//! that waits for them, so that a client that does not read costs a bounded amount of memory, and goes on by the journal or with
+//! a state when it reads again. The state that it begins with is held until it was sent, ten minutes at most.
+
+mod asked;
+mod attempts;
+mod frames;
+mod hub;
+mod registry;
+mod replies;
+mod ring;
+mod source;
+mod sse;
+mod stats;
+mod told;
+mod websocket;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use tokio::sync::watch as signal;
+use tokio::task::JoinSet;
+
+use self::asked::Asked;
+use self::attempts::Attempts;
+use self::hub::{Hearing, Hub};
+use self::registry::Registry;
+pub(super) use self::stats::stats;
+use super::connections::Peer;
+use super::identity::{Identity, Role};
+use super::problem::Problem;
+use super::{App, Shared};
+use crate::core::Cursor;
+use crate::error::{Error, Kind, Result};
+use crate::service::ConfigService;
+
+/// How long a client that comes from a server further ahead waits for this one to follow.
+const FOLLOW: Duration = Duration::from_secs(5);
+
+/// At a stop connections end one after the other, so that their clients do not all come to another server at the same
+/// moment: a millisecond apart, all of them within two seconds.
+const APART: Duration = Duration::from_millis(1);
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What clients of the relay may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Open streams at once.
+    pub(crate) connections: usize,
+    /// WebSockets that one address may ask for in a minute; 0 is no limit.
+    pub(crate) attempts: u32,
+    /// A WebSocket whose client was not heard of for this long is closed.
+    pub(crate) silence: Duration,
+    /// Bytes of a WebSocket's frame.
+    pub(crate) frame: usize,
+}
+
+impl Default for Limits {
+    /// What the command line begins with.
+    fn default() -> Self {
+        Self {
+            connections: 1_000,
+            attempts: 10,
+            silence: Duration::from_secs(30),
+            frame: 1_048_576,
+        }
+    }
+}
+
+/// What all streams share.
+pub(super) struct Relay {
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
+    limits: Limits,
+    attempts: Attempts,
+    /// Names this server to clients.
+    server: String,
+    tasks: Mutex<JoinSet<()>>,
+    _hearing: Hearing,
+}
+
+impl Relay {
+    /// Begins to hear what a store tells.
+    pub(super) fn open(service: &Arc<ConfigService>, limits: Limits) -> Result<Self> {
+        let (hub, hearing) = Hub::open(service)?;
+        let clock = service.clock();
+        Ok(Self {
+            hub,
+            registry: Registry::new(clock.clone(), limits.connections),
+            limits,
+            attempts: Attempts::new(clock.clone(), limits.attempts),
+            server: format!("{:016x}", clock.random()),
+            tasks: Mutex::default(),
+            _hearing: hearing,
+        })
+    }
+
+    /// Waits until every stream has ended, which a stop leads to.
+    pub(super) async fn drained(&self) {
+        self.registry.emptied().await;
+    }
+
+    /// Runs a stream, which ends with the server at the latest.
+    fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(stream);
+    }
+
+    /// How long a stream waits at a stop before it ends.
+    fn pause(&self, random: u64) -> Duration {
+        let most = APART
+            .saturating_mul(u32::try_from(self.registry.len()).unwrap_or(u32::MAX))
+            .min(DRAIN);
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(random % micros.max(1))
+    }
+}
+
+/// Opens a stream.
+pub(super) async fn watch(
+    State(app): State<Shared>,
+    Extension(identity): Extension<Identity>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> std::result::Result<Response, Problem> {
+    identity.demand(Role::Read)?;
+    let (mut parts, _) = request.into_parts();
+    let upgrade = websocket::asked_for(&parts.headers);
+    if upgrade {
+        app.relay
+            .attempts
+            .admit(peer.0.ip().to_canonical())
+            .map_err(|wait| {
+                Problem::too_many(
+                    "this address asks for WebSockets too often; see Retry-After",
+                    wait,
+                )
+            })?;
+    }
+    let mut asked = Asked::read(&app, &parts.uri, &parts.headers, &identity)?;
+    if let Some(from) = asked.resume.take() {
+        asked.resume = attainable(&app, from).await?;
+        asked.lost = asked.resume.is_none();
+    } else if app.service.cursor().is_none() {
+        return Err(Error::from(Kind::NotReady).into());
+    }
+    if app.stopping() {
+        return Err(Problem::unavailable("shutting down"));
+    }
+    let transport = if upgrade { "websocket" } else { "sse" };
+    let Some(admitted) = app.relay.registry.admit(&asked.client, transport) else {
+        let most = app.relay.registry.most();
+        return Err(Problem::too_many(
+            format!(
+                "{most} streams are open, which is as many as may be; try another server, or raise SYNC_CONFIG_WS_MAX_CONNECTIONS"
+            ),
+            DRAIN,
+        ));
+    };
+    if upgrade {
+        websocket::open(app, asked, identity, admitted, &mut parts)
+    } else {
+        Ok(sse::open(app, &asked, identity, admitted))
+    }
+}
+
+async fn stopped(stop: &mut signal::Receiver<bool>) {
+    // Without a sender nobody could ask for a stop any more.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Makes sure that this instance shows what a client has seen elsewhere already; time must not go backwards for it.
+async fn attainable(app: &App, from: Cursor) -> std::result::Result<Option<Cursor>, Problem> {
+    let Some(shown) = app.service.cursor() else {
+        return Err(Error::from(Kind::NotReady).into());
+    };
+    if from.epoch == shown.epoch && from.revision <= shown.revision {
+        return Ok(Some(from));
+    }
+    let behind = || Problem::unavailable("this instance is behind what the client has seen");
+    let known = tokio::time::timeout(FOLLOW, app.service.history(from, 1)).await;
+    match known.map_err(|_| behind())? {
+        Ok(Some(_)) => {}
+        // It is of a past that the database has not, or not any more, or the id is made up.
+        Ok(None) => return Ok(None),
+        Err(_) => return Err(behind()),
+    }
+    if app.service.shows(from, FOLLOW).await {
+        Ok(Some(from))
+    } else {
+        Err(behind())
+    }
+}

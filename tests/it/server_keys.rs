@@ -1,0 +1,712 @@
+//! API keys of `sync-config serve`: who is let in, to what, and for how long.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use crate::ground::one;
+use crate::support::http::{Answer, Watch, get, request};
+use crate::support::keys::{keys, output, token};
+use crate::support::postgres::{TestDb, cluster};
+use crate::support::program::{Scratch, Server, program, run};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::sqlite::SqliteFile;
+use crate::support::wait::{PATIENCE, eventually};
+
+const WITH_KEYS: &[&str] = &["--auth", "keys"];
+
+/// How long after a revocation something may still be open.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks with a token.
+async fn ask(at: SocketAddr, method: &str, path: &str, token: &str, body: &str) -> Answer {
+    request(at, method, path, &[("api-key", token)], body).await
+}
+
+async fn watch(at: SocketAddr, token: &str) -> Watch {
+    let mut watch = Watch::open(at, "", &[("api-key", token)]).await;
+    assert_eq!(watch.news().await.event, "snapshot");
+    watch
+}
+
+/// Waits until a key is let in: the server has heard of it.
+async fn until_let_in(at: SocketAddr, token: &str) {
+    until_status(at, token, 200).await;
+}
+
+async fn until_status(at: SocketAddr, token: &str, status: u16) {
+    eventually("the server has heard of the key", PATIENCE, || async {
+        let answer = ask(at, "GET", "/v1/config", token, "").await;
+        (answer.status == status)
+            .then_some(())
+            .ok_or(format!("{answer:?}"))
+    })
+    .await;
+}
+
+/// The end of a stream, orderly, within a second.
+async fn ends_at_once(mut watch: Watch) {
+    let end = async { while watch.next().await.is_some() {} };
+    timeout(SECOND, end)
+        .await
+        .expect("the stream ends within a second");
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_what_it_has_open_within_a_second_on_every_server() {
+    let db = TestDb::new().await;
+    let (one, two) = tokio::join!(
+        Server::start_with(db.url(), WITH_KEYS, &[]),
+        Server::start_with(db.url(), WITH_KEYS, &[]),
+    );
+    let gone = token(db.url(), "gone", "read", &[]).await;
+    let other = token(db.url(), "other", "read", &[]).await;
+    let mut open = Vec::new();
+    let mut others = Vec::new();
+    for at in [one.address, two.address] {
+        until_let_in(at, &gone).await;
+        until_let_in(at, &other).await;
+        open.push(watch(at, &gone).await);
+        open.push(watch(at, &gone).await);
+        others.push(watch(at, &other).await);
+    }
+    let revoked: Value =
+        serde_json::from_str(&keys(db.url(), 0, &["revoke", "gone"]).await).unwrap();
+    assert_eq!(revoked["identity"], "gone");
+    join_all(open.into_iter().map(ends_at_once)).await;
+    for at in [one.address, two.address] {
+        assert_eq!(ask(at, "GET", "/v1/config", &gone, "").await.status, 401);
+    }
+    let writer = token(db.url(), "writer", "write", &[]).await;
+    until_let_in(one.address, &writer).await;
+    ask(one.address, "PUT", "/v1/config/k", &writer, "1").await;
+    for watch in &mut others {
+        assert_eq!(
+            watch.news().await.event,
+            "change",
+            "other keys' streams go on"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_reaches_servers_that_share_an_sqlite_file() {
+    let file = SqliteFile::new();
+    let url = file.url();
+    let (one, two) = tokio::join!(
+        Server::start_with(&url, WITH_KEYS, &[]),
+        Server::start_with(&url, WITH_KEYS, &[]),
+    );
+    let gone = token(&url, "gone", "read", &[]).await;
+    let mut open = Vec::new();
+    for at in [one.address, two.address] {
+        until_let_in(at, &gone).await;
+        open.push(watch(at, &gone).await);
+    }
+    keys(&url, 0, &["revoke", "gone"]).await;
+    join_all(open.into_iter().map(ends_at_once)).await;
+    assert_eq!(get(two.address, "/v1/config").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_key_ends_when_its_time_is_over() {
+    let db = TestDb::new().await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let short = token(db.url(), "short", "read", &["--expires", "3s"]).await;
+    until_let_in(at.address, &short).await;
+    let mut open = watch(at.address, &short).await;
+    while open.next().await.is_some() {}
+    let refused = ask(at.address, "GET", "/v1/config", &short, "").await;
+    assert_eq!(refused.status, 401);
+    let listed: Value =
+        serde_json::from_str(&keys(db.url(), 0, &["list", "--json"]).await).unwrap();
+    assert_eq!(listed[0]["expired"], true);
+    // What is over takes no place.
+    token(db.url(), "short", "read", &[]).await;
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
+    let db = TestDb::new().await;
+    let good = token(db.url(), "good", "read", &[]).await;
+    let other = token(db.url(), "other", "read", &[]).await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let bearer = |token: &str| format!("Bearer {token}");
+    let protocol = format!("sync-config, sync-config.key.{good}");
+    for headers in [
+        vec![("api-key", good.clone())],
+        vec![("Authorization", bearer(&good))],
+        vec![("authorization", format!("bearer {good}"))],
+        vec![("Sec-WebSocket-Protocol", protocol)],
+        vec![("api-key", good.clone()), ("Authorization", bearer(&good))],
+        vec![
+            ("api-key", good.clone()),
+            ("Authorization", "Basic eDp5".to_owned()),
+        ],
+    ] {
+        let borrowed: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let answer = request(at.address, "GET", "/v1/config", &borrowed, "").await;
+        assert_eq!(answer.status, 200, "{headers:?}");
+    }
+    let last = good.len() - 1;
+    let wrong_secret = format!(
+        "{}{}",
+        &good[..last],
+        if good.ends_with('0') { '1' } else { '0' }
+    );
+    let unknown = format!("sck_{}{}", "0".repeat(16), &good[20..]);
+    let mixed = format!("{}{}", &good[..20], &other[20..]);
+    let url = format!("/v1/config?api-key={good}&token={good}&access_token={good}");
+    let refused = [
+        ("/v1/config", vec![]),
+        ("/v1/config", vec![("api-key", String::new())]),
+        ("/v1/config", vec![("api-key", "garbage".to_owned())]),
+        ("/v1/config", vec![("api-key", "x".repeat(5_000))]),
+        ("/v1/config", vec![("api-key", wrong_secret)]),
+        ("/v1/config", vec![("api-key", unknown)]),
+        ("/v1/config", vec![("api-key", mixed)]),
+        ("/v1/config", vec![("Authorization", good.clone())]),
+        (
+            "/v1/config",
+            vec![("Authorization", format!("Basic {good}"))],
+        ),
+        (
+            "/v1/config",
+            vec![("api-key", good.clone()), ("Authorization", bearer(&other))],
+        ),
+        (url.as_str(), vec![]),
+        ("/v1/no-such-path", vec![]),
+    ];
+    let mut first: Option<Answer> = None;
+    for (path, headers) in refused {
+        let borrowed: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let mut answer = request(at.address, "GET", path, &borrowed, "").await;
+        answer.headers.remove("date");
+        assert_eq!(answer.status, 401, "{headers:?}");
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        let first = first.get_or_insert_with(|| Answer {
+            status: answer.status,
+            headers: answer.headers.clone(),
+            body: answer.body.clone(),
+        });
+        assert_eq!(
+            (&answer.headers, &answer.body),
+            (&first.headers, &first.body),
+            "{headers:?}"
+        );
+    }
+}
+
+/// A row of the table of routes in the guide.
+struct Route {
+    method: String,
+    path: String,
+    /// `–` for none.
+    role: String,
+    keys: String,
+}
+
+fn routes() -> Vec<Route> {
+    let page = include_str!("../../src/guide/security.md");
+    let (_, table) = page
+        .split_once("<!-- routes: walked by a test -->")
+        .unwrap();
+    let (table, _) = table.split_once("<!-- /routes -->").unwrap();
+    let rows = table.trim().lines().skip(2);
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [request, role, keys] = cells[..] else {
+            panic!("three cells: {row}");
+        };
+        let (method, path) = request.trim_matches('`').split_once(' ').unwrap();
+        Route {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            role: role.to_owned(),
+            keys: keys.to_owned(),
+        }
+    })
+    .collect()
+}
+
+/// The rank of a role, as the guide orders them.
+fn rank(role: &str) -> usize {
+    let ranks = ["–", "read", "write", "admin"];
+    ranks.iter().position(|known| *known == role).unwrap()
+}
+
+/// What a key of a role and with a prefix may do with a route, according to the guide: 2xx, 401 or 403.
+fn expected(route: &Route, role: &str, prefix: &str, key: &str) -> u16 {
+    if route.role == "–" {
+        return 200;
+    }
+    if role == "–" {
+        return 401;
+    }
+    let may = rank(role) >= rank(&route.role)
+        && match route.keys.as_str() {
+            "only one of its own" => key.starts_with(prefix),
+            "not limited to prefixes" => prefix.is_empty(),
+            "shows its own" => true,
+            other => panic!("the guide says {other:?}"),
+        };
+    if may { 200 } else { 403 }
+}
+
+#[tokio::test]
+async fn every_route_lets_in_whom_the_guide_says() {
+    let db = TestDb::new().await;
+    let at = Server::start_with(
+        db.url(),
+        WITH_KEYS,
+        &[("SYNC_CONFIG_REQUESTS_PER_MINUTE", "0")],
+    )
+    .await;
+    let admin = token(db.url(), "root", "admin", &[]).await;
+    until_let_in(at.address, &admin).await;
+    let state = ask(at.address, "GET", "/v1/config", &admin, "").await;
+    let since = state.header("sync-config-cursor").to_owned();
+    let routes = routes();
+    let endpoints = get(at.address, "/").await.json()["endpoints"].clone();
+    for endpoint in endpoints.as_array().unwrap() {
+        let endpoint = endpoint.as_str().unwrap();
+        let endpoint = endpoint.split('?').next().unwrap();
+        let listed = |route: &Route| endpoint == format!("{} {}", route.method, route.path);
+        assert!(
+            routes.iter().any(listed),
+            "{endpoint} is not in the guide's table"
+        );
+    }
+    let mut checked = 0;
+    for role in ["–", "read", "write", "admin"] {
+        for prefix in ["", "in/"] {
+            let token = match role {
+                "–" => String::new(),
+                _ => {
+                    let prefixed = ["--prefix", prefix];
+                    let more = if prefix.is_empty() {
+                        &[][..]
+                    } else {
+                        &prefixed
+                    };
+                    let name = format!("{role}-{}", prefix.trim_end_matches('/'));
+                    let token = token(db.url(), name.trim_end_matches('-'), role, more).await;
+                    until_let_in(at.address, &token).await;
+                    token
+                }
+            };
+            // Only those of a key's own are let in by their names; so it does not matter what they are.
+            for key in ["in/k", "out/k", "in"] {
+                for route in &routes {
+                    ask(at.address, "PUT", "/v1/config/in/k", &admin, "1").await;
+                    ask(at.address, "PUT", "/v1/config/out/k", &admin, "1").await;
+                    ask(at.address, "PUT", "/v1/config/in", &admin, "1").await;
+                    let status = status(at.address, route, &token, key, &since).await;
+                    // Failures are slowed down; what is told of them is another test's.
+                    let status = if status == 429 { 401 } else { status };
+                    let class = if status < 300 { 200 } else { status };
+                    let wanted = expected(route, role, prefix, key);
+                    let what = format!(
+                        "{} {} of {key}, {role} {prefix:?}",
+                        route.method, route.path
+                    );
+                    assert_eq!(class, wanted, "{what}");
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked >= 200, "{checked}");
+}
+
+/// The status of a route's answer.
+async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &str) -> u16 {
+    let mut path = route.path.replace("{key}", key);
+    let header = [("api-key", token)];
+    let body = match (route.method.as_str(), path.as_str()) {
+        (_, "/v1/watch") => return Watch::asked(at, "", &header).await,
+        (_, "/v1/changes") => {
+            path += &format!("?since={since}");
+            String::new()
+        }
+        (_, "/v1/batch") => {
+            json!({ "items": [{ "key": "in/other", "value": 1 }, { "key": key, "value": 2 }] })
+                .to_string()
+        }
+        ("PUT", _) => "2".to_owned(),
+        _ => String::new(),
+    };
+    let answer = request(at, &route.method, &path, &header, &body).await;
+    answer.status
+}
+
+#[tokio::test]
+async fn a_key_sees_its_own_prefixes_and_nothing_else() {
+    let db = TestDb::new().await;
+    let admin = token(db.url(), "root", "admin", &[]).await;
+    let own = token(
+        db.url(),
+        "own",
+        "write",
+        &["--prefix", "a/", "--prefix", "c"],
+    )
+    .await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let before = ask(at.address, "GET", "/v1/config", &admin, "").await;
+    let before = before.header("sync-config-cursor").to_owned();
+    for key in ["a", "a/1", "a/2", "b/1", "c", "c1"] {
+        let put = ask(at.address, "PUT", &format!("/v1/config/{key}"), &admin, "1").await;
+        assert_eq!(put.status, 201);
+    }
+    let shown = |answer: &Value| -> Vec<String> {
+        let entries = answer["entries"].as_array().unwrap();
+        entries
+            .iter()
+            .map(|entry| entry["key"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for (query, keys) in [
+        ("", &["a/1", "a/2", "c", "c1"][..]),
+        ("?prefix=a", &["a/1", "a/2"]),
+        ("?prefix=c1", &["c1"]),
+        ("?prefix=b", &[]),
+    ] {
+        let listed = ask(at.address, "GET", &format!("/v1/config{query}"), &own, "")
+            .await
+            .json();
+        assert_eq!(shown(&listed), keys, "{query}");
+        let mut watch = Watch::open(at.address, query, &[("api-key", own.as_str())]).await;
+        assert_eq!(shown(&watch.news().await.json()), keys, "{query}");
+    }
+    let mut watch = watch(at.address, &own).await;
+    for key in ["b/1", "a", "c2"] {
+        ask(at.address, "PUT", &format!("/v1/config/{key}"), &admin, "2").await;
+    }
+    let first = watch.news().await.json();
+    assert_eq!(
+        first["changes"],
+        json!([{ "key": "c2", "kind": "put", "new": 2 }])
+    );
+    for (method, key) in [
+        ("GET", "b/1"),
+        ("GET", "not/there"),
+        ("PUT", "b/1"),
+        ("DELETE", "b/1"),
+    ] {
+        let answer = ask(at.address, method, &format!("/v1/config/{key}"), &own, "3").await;
+        assert_eq!(answer.status, 403, "{method} {key}");
+    }
+    let mixed = json!({ "items": [{ "key": "a/1", "value": 3 }, { "key": "b/1", "value": 3 }] });
+    let refused = ask(at.address, "POST", "/v1/batch", &own, &mixed.to_string()).await;
+    assert_eq!(refused.status, 403);
+    let unchanged = ask(at.address, "GET", "/v1/config/a/1", &own, "").await;
+    assert_eq!(unchanged.json()["value"], 1);
+    assert_eq!(unchanged.header("cache-control"), "private, no-cache");
+    assert!(
+        unchanged.header("vary").contains("api-key"),
+        "{unchanged:?}"
+    );
+    let page = format!("/v1/changes?since={before}");
+    let changes = ask(at.address, "GET", &page, &own, "").await;
+    assert!(
+        changes.body.contains("a/2") && !changes.body.contains("b/1"),
+        "{changes:?}"
+    );
+    let after = ask(at.address, "GET", "/v1/config/b/1", &admin, "").await;
+    assert_eq!(after.json()["value"], 2);
+}
+
+#[tokio::test]
+async fn an_identity_has_two_keys_at_most_and_a_secret_is_shown_once() {
+    let db = TestDb::new().await;
+    let first = token(
+        db.url(),
+        "gateway",
+        "write",
+        &["--prefix", "a/", "--expires", "90d"],
+    )
+    .await;
+    keys(db.url(), 4, &["create", "gateway", "--role", "read"]).await;
+    let rotated = keys(db.url(), 0, &["rotate", "gateway", "--json"]).await;
+    let rotated: Value = serde_json::from_str(&rotated).unwrap();
+    let second = rotated["token"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&rotated["role"], &rotated["prefixes"]),
+        (&json!("write"), &json!(["a/"]))
+    );
+    keys(db.url(), 4, &["rotate", "gateway"]).await;
+    keys(db.url(), 3, &["rotate", "nobody"]).await;
+    keys(db.url(), 3, &["revoke", "nobody"]).await;
+    keys(db.url(), 2, &["create", "a/b", "--role", "read"]).await;
+    keys(db.url(), 2, &["create", "x", "--role", "root"]).await;
+    keys(
+        db.url(),
+        2,
+        &["create", "x", "--role", "read", "--expires", "90"],
+    )
+    .await;
+
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    for token in [&first, &second] {
+        assert_eq!(
+            ask(at.address, "GET", "/v1/config", token, "").await.status,
+            200
+        );
+    }
+    let digests: String = one(
+        &db.client().await,
+        "SELECT string_agg(value::text, ' ') FROM sync_config_keys",
+    )
+    .await;
+    for args in [&["list"][..], &["list", "--json"]] {
+        let listed = output(db.url(), args).await;
+        let listed = format!("{listed:?}") + &String::from_utf8_lossy(&listed.stdout);
+        for token in [&first, &second] {
+            let (id, secret) = token[4..].split_once('_').unwrap();
+            let hash: String = Sha256::digest(token)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            assert!(listed.contains(id), "{listed}");
+            assert!(digests.contains(&hash) && !digests.contains(secret));
+            assert!(
+                !listed.contains(secret) && !listed.contains(&hash),
+                "{listed}"
+            );
+        }
+    }
+    let id = &first[4..20];
+    keys(db.url(), 2, &["revoke", "gateway", "--id", &first]).await;
+    keys(db.url(), 0, &["revoke", "gateway", "--id", id]).await;
+    until_status(at.address, &first, 401).await;
+    assert_eq!(
+        ask(at.address, "GET", "/v1/config", &second, "")
+            .await
+            .status,
+        200
+    );
+    let said = at.log.seen().join("\n");
+    for secret in [&first[21..], &second[21..]] {
+        assert!(!said.contains(secret), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_and_not_understood_lets_nobody_in() {
+    let db = TestDb::new().await;
+    let good = token(db.url(), "good", "admin", &[]).await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    until_let_in(at.address, &good).await;
+    let client = db.client().await;
+    let record: String = one(&client, "SELECT value::text FROM sync_config_keys").await;
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let forged = |change: &dyn Fn(&mut Value)| {
+        let token = format!("sck_{:016x}_{}", 7, "ab".repeat(32));
+        let mut record = record.clone();
+        record["id"] = json!(&token[4..20]);
+        let hash = Sha256::digest(&token);
+        record["hash"] = hash
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+            .into();
+        change(&mut record);
+        (token, record.to_string())
+    };
+    let put = async |key: &str, record: &str| {
+        let sql = "INSERT INTO sync_config_keys (key, value) VALUES ($1, $2::text::jsonb) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value";
+        client.execute(sql, &[&key, &record]).await.unwrap();
+    };
+    // It would let somebody in where it belongs: the forgery is one.
+    let (forger, right) = forged(&|_| ());
+    put("forged/a", &right).await;
+    until_let_in(at.address, &forger).await;
+    let wrong: [(&str, String); 4] = [
+        (
+            "forged/a",
+            forged(&|record| record["onlyFrom"] = json!("10.0.0.0/8")).1,
+        ),
+        (
+            "forged/a",
+            forged(&|record| record["prefixes"] = json!([])).1,
+        ),
+        ("forged/c", right.clone()),
+        ("forged", right.clone()),
+    ];
+    for (key, record) in wrong {
+        client
+            .execute("DELETE FROM sync_config_keys WHERE key LIKE 'forged%'", &[])
+            .await
+            .unwrap();
+        until_status(at.address, &forger, 401).await;
+        put(key, &record).await;
+        put("forged/b", "7").await;
+        // What came after it is heard of later.
+        let last = token(db.url(), "last", "read", &[]).await;
+        until_let_in(at.address, &last).await;
+        let answer = ask(at.address, "GET", "/v1/config", &forger, "").await;
+        if record.contains("\"prefixes\":[]") {
+            assert_eq!(
+                answer.json()["entries"],
+                json!([]),
+                "a key of no prefix sees nothing"
+            );
+        } else {
+            assert!(matches!(answer.status, 401 | 429), "{key} {record}");
+        }
+        keys(db.url(), 0, &["revoke", "last"]).await;
+    }
+    // Two with one id: neither.
+    put("forged/a", &right).await;
+    put("forged/b", &right).await;
+    until_status(at.address, &forger, 401).await;
+    let told = at.log.seen();
+    assert!(
+        told.iter().any(|line| line.contains("forged/c")),
+        "{told:?}"
+    );
+    assert_eq!(
+        ask(at.address, "GET", "/v1/config", &good, "").await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_read_the_keys_is_shut_and_never_open() {
+    let db = TestDb::new().await;
+    let good = token(db.url(), "good", "read", &[]).await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let url = db.url_through(&proxy);
+    proxy.set(Mode::Refuse).await;
+    let stale = ["--auth", "keys", "--keys-max-staleness", "2s"];
+    let at = Server::launch(Some(&url), &stale, &[]).await;
+    for token in ["", good.as_str()] {
+        let answer = ask(at.address, "GET", "/v1/config", token, "").await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(!answer.header("retry-after").is_empty());
+    }
+    assert_eq!(get(at.address, "/healthz").await.status, 200);
+    let waiting = get(at.address, "/readyz").await;
+    assert_eq!(waiting.status, 503);
+    assert!(!waiting.body.contains(db.name()), "{waiting:?}");
+    proxy.set(Mode::Pass).await;
+    at.ready().await;
+    assert_eq!(get(at.address, "/v1/config").await.status, 401);
+    let open = watch(at.address, &good).await;
+
+    proxy.set(Mode::Refuse).await;
+    proxy.cut().await;
+    let mut open = open;
+    while open.next().await.is_some() {}
+    let shut = ask(at.address, "GET", "/v1/config", &good, "").await;
+    assert_eq!(shut.status, 503, "{shut:?}");
+    assert_eq!(get(at.address, "/readyz").await.status, 503);
+    proxy.set(Mode::Pass).await;
+    until_let_in(at.address, &good).await;
+}
+
+#[tokio::test]
+async fn keys_that_are_known_go_on_while_the_database_is_away() {
+    let db = TestDb::new().await;
+    let good = token(db.url(), "good", "read", &[]).await;
+    let proxy = Proxy::to(cluster().address()).await;
+    let dir = Scratch::new("keys-state");
+    let file = dir.path().join("state");
+    let state = [("SYNC_CONFIG_STATE_FILE", file.to_str().unwrap())];
+    let url = db.url_through(&proxy);
+    let mut at = Server::start_with(&url, WITH_KEYS, &state).await;
+    proxy.set(Mode::Refuse).await;
+    proxy.cut().await;
+    let mut open = watch(at.address, &good).await;
+    assert_eq!(
+        ask(at.address, "GET", "/v1/config", &good, "").await.status,
+        200
+    );
+    at.signal("TERM").await;
+    while open.next().await.is_some() {}
+    assert_eq!(at.ended().await.code(), Some(0));
+    // Also over a restart, by what was kept.
+    let again = Server::start_with(&url, WITH_KEYS, &state).await;
+    assert_eq!(
+        ask(again.address, "GET", "/v1/config", &good, "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(get(again.address, "/v1/config").await.status, 401);
+    let kept = std::fs::read_to_string(dir.path().join("state.keys")).unwrap();
+    assert!(!kept.contains(&good[21..]));
+}
+
+#[tokio::test]
+async fn on_loopback_everybody_is_let_in_and_that_is_said() {
+    let db = TestDb::new().await;
+    for args in [&[][..], &["--auth", "auto"], &["--auth", "off"]] {
+        let at = Server::start_with(db.url(), args, &[]).await;
+        assert_eq!(get(at.address, "/v1/config").await.status, 200);
+        let log = at.log.until("what is open", |log| log.len() > 1).await;
+        assert!(log[0].contains("\"auth\":\"off\""), "{}", log[0]);
+        assert!(log[1].contains("no API keys are asked for"), "{}", log[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_read_the_configuration_reads_no_digest() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let role = format!("reader_{}", db.name());
+    let migrate = async |more: &[&str]| {
+        let output = run(&mut program(Some(db.url()), &[&["migrate"], more].concat())).await;
+        assert!(output.status.success(), "{output:?}");
+    };
+    migrate(&[]).await;
+    migrate(&["--keys"]).await;
+    let sql = format!("CREATE ROLE {role} NOLOGIN; GRANT SELECT ON sync_config TO {role}");
+    client.batch_execute(&sql).await.unwrap();
+    migrate(&[]).await;
+    migrate(&["--keys"]).await;
+    token(db.url(), "good", "read", &[]).await;
+    for (table, may) in [
+        ("sync_config", true),
+        ("sync_config_journal", true),
+        ("sync_config_keys", false),
+        ("sync_config_keys_journal", false),
+    ] {
+        let asked = format!("SELECT has_table_privilege('{role}', '{table}', 'SELECT')");
+        assert_eq!(one::<bool>(&client, &asked).await, may, "{table}");
+    }
+    let dropped = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    client.batch_execute(&dropped).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_journal_names_who_wrote_and_nobody_takes_anothers_idempotency_key() {
+    let db = TestDb::new().await;
+    let one_of = token(db.url(), "one", "write", &[]).await;
+    let other = token(db.url(), "other", "write", &[]).await;
+    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
+    let mut answers = Vec::new();
+    for (token, value) in [(&one_of, 1), (&other, 2), (&other, 3)] {
+        let body = json!({ "items": [{ "key": "k", "value": value }], "actor": "deploy" });
+        let headers = [("api-key", token.as_str()), ("Idempotency-Key", "same")];
+        let answer = request(at.address, "POST", "/v1/batch", &headers, &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answers.push(answer.json()["replayed"] == true);
+    }
+    assert_eq!(answers, [false, false, true]);
+    ask(at.address, "PUT", "/v1/config/k", &one_of, "4").await;
+    let sql = "SELECT string_agg(actor, ', ' ORDER BY revision) FROM sync_config_revision";
+    let actors: String = one(&db.client().await, sql).await;
+    assert_eq!(actors, "one: deploy, other: deploy, one");
+}
