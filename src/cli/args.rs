@@ -159,7 +159,11 @@ pub(super) enum Config {
         json: bool,
     },
     /// Says whether all settings are in order, and which table they lead to.
-    Check,
+    Check {
+        /// Prints JSON instead: [{"service", "store", "schema"}].
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -267,6 +271,10 @@ pub(super) struct Migrate {
     /// Says that --uninstall is meant: history, revisions and notices end.
     #[arg(long, requires = "uninstall")]
     pub(super) yes: bool,
+    /// Prints JSON instead: {"table", "adopted", "applied": [name], "replacedTrigger", "restoredTriggers", "outOfBounds":
+    /// {"total", "keys"}, "hidden": [{"key", "problem"}]}, or {"table", "removed"}.
+    #[arg(long, conflicts_with = "print")]
+    pub(super) json: bool,
 }
 
 /// Which database `serve` uses.

@@ -150,14 +150,17 @@ fn is_relayed(settings: &Settings) -> bool {
 fn listening(mode: Mode, reason: Option<&str>, wanted: bool) -> Finding {
     let reason = reason.unwrap_or("no reason is known");
     match mode {
-        Mode::Push => Finding::ok("notices", "one was sent and heard: changes arrive at once"),
-        _ if !wanted => Finding::ok("notices", "not used, as enable_notification says"),
+        Mode::Push => Finding::ok(
+            "listening",
+            "one was sent and heard: changes arrive at once",
+        ),
+        _ if !wanted => Finding::ok("listening", "not used, as enable_notification says"),
         Mode::Poll => Finding::warn(
-            "notices",
+            "listening",
             format!("they do not arrive, and changes are polled for: {reason}"),
             "set LISTEN_DATABASE_URL to a direct address if a pooler is in between",
         ),
-        Mode::Offline => Finding::fail("notices", reason, "see what it says"),
+        Mode::Offline => Finding::fail("listening", reason, "see what it says"),
     }
 }
 

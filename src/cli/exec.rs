@@ -45,7 +45,14 @@ struct Inner {
 struct Run {
     revision: Revision,
     revisions: u64,
-    changes: Vec<(Key, Option<Arc<Entry>>, Option<Arc<Entry>>)>,
+    changes: Vec<Net>,
+}
+
+/// A key, what the command knows of it, and what there is now.
+type Net = (Key, Option<Arc<Entry>>, Option<Arc<Entry>>);
+
+fn text(entry: &Option<Arc<Entry>>) -> Option<&str> {
+    entry.as_ref().map(|entry| entry.as_json())
 }
 
 impl Changes {
@@ -57,9 +64,11 @@ impl Changes {
                 inner.replace(state);
                 inner.told = inner.present.clone();
                 inner.touched.clear();
+                drop(inner);
                 say(format_args!("watching from revision {}", state.revision()));
                 return;
             }
+            Event::Resynced(set) if set.changes().is_empty() => return,
             Event::Changed(set) | Event::Resynced(set) => {
                 set.changes().iter().for_each(|change| inner.apply(change));
                 inner.revision = set.revision();
@@ -121,16 +130,17 @@ impl Inner {
                 Some(new) => self.told.insert(key.clone(), new.clone()),
                 None => self.told.remove(&key),
             };
-            let text =
-                |entry: &Option<Arc<Entry>>| entry.as_ref().map(|it| it.as_json().to_owned());
             if text(&old) != text(&new) {
                 changes.push((key, old, new));
             }
         }
-        let revisions = std::mem::take(&mut self.revisions);
-        (!changes.is_empty()).then_some(Run {
+        if changes.is_empty() {
+            // Revisions that came to nothing count with the next run's.
+            return None;
+        }
+        Some(Run {
             revision: self.revision,
-            revisions,
+            revisions: std::mem::take(&mut self.revisions),
             changes,
         })
     }
@@ -139,16 +149,8 @@ impl Inner {
 impl Run {
     /// A line of JSON.
     fn as_json(&self) -> String {
-        let changes = self.changes.iter().map(|(key, old, new)| {
-            let text = |entry: &'_ Option<Arc<Entry>>| entry.clone();
-            let (old, new) = (text(old), text(new));
-            let old = old.as_ref().map(|entry| entry.as_json());
-            json(&ChangeView::of(
-                key,
-                old,
-                new.as_ref().map(|entry| entry.as_json()),
-            ))
-        });
+        let view = |(key, old, new): &Net| json(&ChangeView::of(key, text(old), text(new)));
+        let changes = self.changes.iter().map(view);
         let changes: Vec<String> = changes.collect();
         let (revision, revisions, changes) = (self.revision, self.revisions, changes.join(","));
         let text = format!(

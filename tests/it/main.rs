@@ -14,9 +14,13 @@ mod cli;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_copy;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_doctor;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_import;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_watch;
 mod consumers;
 #[macro_use]
 mod contract;
@@ -105,6 +109,8 @@ mod sqlite;
 mod sqlite_faults;
 #[cfg(feature = "sqlite")]
 mod sqlite_life;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod sqlite_shell;
 #[cfg(feature = "cli")]
 mod state_file;
 mod stuck;

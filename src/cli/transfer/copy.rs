@@ -64,24 +64,7 @@ impl Copy {
 
 pub(in crate::cli) async fn copy(settings: Settings, copy: Copy) -> Result<(), Failure> {
     let progress = Progress { quiet: copy.quiet };
-    let source = match &copy.from {
-        Some(url) => named(&settings, "--from", url)?,
-        None => settings.clone(),
-    };
-    let mut target = named(&settings, "--to", &copy.to)?;
-    if let Some(table) = &copy.to_table {
-        target = target.with("table_name", table)?;
-    }
-    if let Some(schema) = &copy.to_schema {
-        target = target.with("schema", schema)?;
-    }
-    target.check()?;
-    let same = describe(&source)? == describe(&target)? && source.schema == target.schema;
-    if same {
-        return Err(Failure::Usage(
-            "--from and --to name the same table".to_owned(),
-        ));
-    }
+    let (source, target) = stores(&settings, &copy)?;
     let from = read(&source).await?;
     let entries = from.snapshot.prefixed(&copy.prefix);
     progress.say(format_args!(
@@ -124,6 +107,29 @@ pub(in crate::cli) async fn copy(settings: Settings, copy: Copy) -> Result<(), F
     } else {
         done.to_string().lines().try_for_each(print)
     }
+}
+
+/// The settings of both stores.
+fn stores(settings: &Settings, copy: &Copy) -> Result<(Settings, Settings), Failure> {
+    let source = match &copy.from {
+        Some(url) => named(settings, "--from", url)?,
+        None => settings.clone(),
+    };
+    let mut target = named(settings, "--to", &copy.to)?;
+    if let Some(table) = &copy.to_table {
+        target = target.with("table_name", table)?;
+    }
+    if let Some(schema) = &copy.to_schema {
+        target = target.with("schema", schema)?;
+    }
+    target.check()?;
+    let same = describe(&source)? == describe(&target)? && source.schema == target.schema;
+    if same {
+        return Err(Failure::Usage(
+            "--from and --to name the same table".to_owned(),
+        ));
+    }
+    Ok((source, target))
 }
 
 /// The settings of a store that an argument names. What else the settings say of an address is another one's.

@@ -50,7 +50,7 @@ pub(in crate::cli) async fn export(settings: Settings, export: Export) -> Result
     let text = format.write(entries)?;
     if to_stdout {
         match format {
-            Format::Json => written(&shown_json(&text).to_string())?,
+            Format::Json => written(&shown_json(&text))?,
             // All that a terminal would obey is escaped.
             Format::Toml => written(&text)?,
         }

@@ -38,6 +38,10 @@ const JOURNAL: &str = include_str!("../../../sql/sqlite/migrations/0002_journal.
 
 /// What was done to the schema.
 #[derive(Debug, Default)]
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the command line tells of it")
+)]
 pub(crate) struct Migrated {
     /// Whether the table was there before.
     pub(crate) adopted: bool,
