@@ -22,6 +22,7 @@ mod keyring;
 mod listing;
 mod message;
 mod origin;
+mod patient;
 mod place;
 mod problem;
 mod query;
