@@ -1,4 +1,4 @@
-//! A guide in seven parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
+//! A guide in eight parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
 //!
 //! 1. [`guarantees`]: what holds, what does not, and by which rule.
 //! 2. [`reading`]: from memory, in one view, typed, and fresh.
@@ -6,7 +6,8 @@
 //! 4. [`subscribing`]: callbacks, streams, and places that outlive a process.
 //! 5. [`testing`]: a store in memory, and one with faults.
 //! 6. [`operating`]: what to set, to watch and to do.
-//! 7. [`security`]: who is let in by the HTTP service, and how.
+//! 7. [`metrics`]: what `/metrics` tells, and what to be woken for.
+//! 8. [`security`]: who is let in by the HTTP service, and how.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -25,6 +26,9 @@ pub mod testing {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/metrics.md")]
+pub mod metrics {}
 
 #[doc = include_str!("guide/security.md")]
 pub mod security {}

@@ -236,6 +236,24 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// The time since the start, which never goes back.
+    #[cfg(feature = "server")]
+    pub(crate) fn now(&self) -> Duration {
+        self.engine.clock.now()
+    }
+
+    /// A random number.
+    #[cfg(feature = "server")]
+    pub(crate) fn random(&self) -> u64 {
+        self.engine.clock.random()
+    }
+
+    /// What an operator's instruments read.
+    #[cfg(feature = "server")]
+    pub(crate) fn vitals(&self) -> crate::runtime::Vitals {
+        self.engine.vitals()
+    }
+
     /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
     #[cfg(feature = "server")]
     pub(crate) fn since(

@@ -308,8 +308,23 @@ pub(super) struct Serve {
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    /// Whether events can be published to clients.
+    #[arg(long, env = "SYNC_CONFIG_EVENTS", default_value = "auto")]
+    pub(super) events: Events,
     #[command(flatten)]
     pub(super) relay: Relay,
+}
+
+/// Whether events can be published.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Events {
+    /// On, unless the store is a database that is given by its URL.
+    Auto,
+    /// In a second table beside the first one, whose name ends with _events.
+    On,
+    /// POST /v1/events is refused.
+    Off,
 }
 
 /// What clients of the relay may take.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::args::{LogFormat, Serve, Store};
+use super::args::{Events, LogFormat, Serve, Store};
 use super::protection::Protection;
 use super::{Failure, data, log};
 use crate::core::shown;
@@ -59,8 +59,10 @@ pub(super) async fn serve(
         Some(rules) => Some((opened.keys(&protection).await?, rules)),
         None => None,
     };
+    let events = opened.events(options.events).await?;
     let told = Options {
         keys: keys.clone(),
+        events: events.clone(),
         origins: protection.origins,
         tls: protection.tls,
         progress: options.progress_interval,
@@ -69,6 +71,9 @@ pub(super) async fn serve(
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
     if let Some((keys, _)) = keys {
         keys.shutdown().await?;
+    }
+    if let Some(events) = events {
+        events.shutdown().await?;
     }
     service.shutdown().await?;
     let local = opened.local;
@@ -189,6 +194,16 @@ impl Opened {
             self.builder(settings)
         };
         Ok(builder.without_waiting().start().await?)
+    }
+
+    /// The store of the events, beside the other one. In a database that others use as well it is made when somebody asks for it.
+    async fn events(&self, asked: Events) -> Result<Option<Arc<ConfigService>>, Failure> {
+        let own = self.file.is_some() || self.local.is_some();
+        if asked == Events::Off || (asked == Events::Auto && !own) {
+            return Ok(None);
+        }
+        let builder = self.builder(server::events_settings(&self.settings)?);
+        Ok(Some(builder.without_waiting().start().await?))
     }
 }
 

@@ -10,6 +10,8 @@ mod publishing;
 #[cfg(feature = "testing")]
 mod tested;
 mod under_way;
+#[cfg(feature = "server")]
+mod vitals;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +36,9 @@ use crate::status::{Mode as ShownMode, Status};
 use crate::store::Recorded;
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::Target;
+
+#[cfg(feature = "server")]
+pub(crate) use vitals::Vitals;
 
 pub(crate) struct Engine {
     pub(crate) clock: Clock,

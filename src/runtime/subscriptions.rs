@@ -192,6 +192,11 @@ impl Subscriptions {
 
     /// Tells everyone concerned. Called in revision order, under the engine's lock.
     pub(crate) fn publish(&self, event: &Event) {
+        self.publish_exactly(event, event);
+    }
+
+    /// The same, with another event for those who want to hear of every revision.
+    pub(crate) fn publish_exactly(&self, event: &Event, exact: &Event) {
         let subscriptions: Vec<_> = lock(&self.all).values().cloned().collect();
         let whole = if subscriptions.is_empty() {
             0
@@ -199,6 +204,8 @@ impl Subscriptions {
             weight(event)
         };
         for subscription in subscriptions {
+            let every = subscription.filter.every;
+            let event = if every { exact } else { event };
             if subscription.offer(event, whole) {
                 self.wake(&subscription);
             }

@@ -8,8 +8,9 @@ pub(super) fn id(cursor: Cursor) -> String {
     format!("{epoch:032x}-{}-{id:032x}", cursor.revision)
 }
 
-/// Reads an id back; `None` for garbage.
+/// Reads an id back; `None` for garbage. Of the id of a client that is told of events too, it is the first of two.
 pub(super) fn cursor(id: &str) -> Option<Cursor> {
+    let id = id.split_once('~').map_or(id, |(config, _)| config);
     let mut parts = id.split('-');
     let (epoch, revision, id) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = revision.bytes().all(|byte| byte.is_ascii_digit());
@@ -23,6 +24,11 @@ pub(super) fn cursor(id: &str) -> Option<Cursor> {
         revision: Revision::new(number),
         id: id.parse::<RevisionId>().ok()?,
     })
+}
+
+/// The place among the events, if an id has one.
+pub(super) fn events_cursor(id: &str) -> Option<Cursor> {
+    cursor(id.split_once('~')?.1)
 }
 
 #[cfg(test)]

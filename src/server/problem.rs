@@ -2,6 +2,7 @@
 //!
 //! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -240,6 +241,18 @@ impl From<Error> for Problem {
     }
 }
 
+/// What a problem tells, beside its answer, until the request's name is put into it.
+#[derive(Clone, Debug)]
+pub(super) struct Told(Arc<Value>);
+
+impl Told {
+    pub(super) fn with_request_id(&self, id: &str) -> String {
+        let mut body = Value::clone(&self.0);
+        body["requestId"] = id.into();
+        body.to_string()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = serde_json::json!({
@@ -252,6 +265,7 @@ impl IntoResponse for Problem {
             members.extend(self.more);
         }
         let mut response = (self.status, body.to_string()).into_response();
+        response.extensions_mut().insert(Told(Arc::new(body)));
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, media);

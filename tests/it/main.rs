@@ -35,6 +35,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(feature = "server")]
+mod relay;
+#[cfg(feature = "server")]
+mod relay_events;
+#[cfg(feature = "server")]
+mod relay_foreign;
+#[cfg(feature = "server")]
+mod relay_herd;
+#[cfg(feature = "server")]
+mod relay_limits;
 mod retention;
 mod roles;
 mod roles_forked;
@@ -62,6 +72,8 @@ mod server_keys_roles;
 mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
+#[cfg(feature = "server")]
+mod server_metrics;
 #[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]

@@ -229,6 +229,9 @@ async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &s
             json!({ "items": [{ "key": "in/other", "value": 1 }, { "key": key, "value": 2 }] })
                 .to_string()
         }
+        (_, "/v1/events") => {
+            json!({ "type": "t", "payload": 1, "to": { "prefix": key } }).to_string()
+        }
         ("PUT", _) => "2".to_owned(),
         _ => String::new(),
     };

@@ -13,7 +13,13 @@ use crate::server::identity::{Identity, Role};
 use crate::server::problem::Problem;
 use crate::wire::timestamp;
 
-/// Answers with the statistics.
+/// Who follows
+///
+/// The connections of this server, what their clients have acknowledged, and what was delivered.
+#[utoipa::path(
+    get, path = "/v1/stats", tag = "operation", operation_id = "stats",
+    responses((status = 200, description = "The statistics", body = Object))
+)]
 pub(in crate::server) async fn stats(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -21,7 +27,7 @@ pub(in crate::server) async fn stats(
     identity.demand(Role::Admin)?;
     identity.demand_all()?;
     let registry = &app.relay.registry;
-    let (connections, away) = (registry.shown(&app.relay.hub), registry.away());
+    let (connections, away) = (registry.shown(&app.relay.config.hub), registry.away());
     let deliveries = registry.deliveries();
     let (failed_at, failure) = deliveries.last_failure.unzip();
     Ok(Json(json!({
