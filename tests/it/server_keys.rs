@@ -321,7 +321,7 @@ async fn every_route_lets_in_whom_the_guide_says() {
     let db = TestDb::new().await;
     let at = Server::start_with(
         db.url(),
-        WITH_KEYS,
+        &[WITH_KEYS, &["--events", "on"]].concat(),
         &[("SYNC_CONFIG_REQUESTS_PER_MINUTE", "0")],
     )
     .await;
@@ -395,6 +395,9 @@ async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &s
         (_, "/v1/batch") => {
             json!({ "items": [{ "key": "in/other", "value": 1 }, { "key": key, "value": 2 }] })
                 .to_string()
+        }
+        (_, "/v1/events") => {
+            json!({ "type": "told", "payload": 1, "to": { "prefix": key } }).to_string()
         }
         ("PUT", _) => "2".to_owned(),
         _ => String::new(),

@@ -126,7 +126,7 @@ impl Document {
 #[tokio::test]
 async fn every_documented_route_answers_as_documented() {
     let db = TestDb::new().await;
-    let at = Server::start(db.url()).await;
+    let at = Server::start_with(db.url(), &["--events", "on"], &[]).await;
     let mut api = Document::of(&at).await;
     at.until("/v1/status", |answer| answer.json()["mode"] == "push")
         .await;
@@ -268,6 +268,31 @@ async fn every_documented_route_answers_as_documented() {
         "",
     )
     .await;
+    let event = json!({ "type": "deploy.done", "payload": { "x": 1 }, "to": { "prefix": "a/" }, "correlationId": "c" });
+    for to in [
+        json!("all"),
+        json!({ "client": "c" }),
+        json!({ "prefix": "a/" }),
+    ] {
+        let mut event = event.clone();
+        event["to"] = to;
+        let faults = api.faults(
+            &json!({ "$ref": "#/components/schemas/Publication" }),
+            &event,
+        );
+        assert!(faults.is_empty(), "{faults:?}");
+        api.ask(
+            &at,
+            "POST",
+            "/v1/events",
+            "/v1/events",
+            &[],
+            &event.to_string(),
+        )
+        .await;
+    }
+    api.ask(&at, "POST", "/v1/events", "/v1/events", &[], "{}")
+        .await;
     for path in [
         "/",
         "/healthz",
