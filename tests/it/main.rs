@@ -37,6 +37,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(feature = "server")]
+mod relay;
+#[cfg(feature = "server")]
+mod relay_events;
+#[cfg(feature = "server")]
+mod relay_foreign;
+#[cfg(feature = "server")]
+mod relay_herd;
+#[cfg(feature = "server")]
+mod relay_limits;
 mod retention;
 mod roles;
 mod roles_forked;

@@ -17,7 +17,7 @@ use axum::http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -137,7 +137,7 @@ pub(super) fn open(
     request: &mut Parts,
 ) -> Result<Response, Problem> {
     let headers = &request.headers;
-    if !lists(headers, &CONNECTION, "upgrade") || request.method != axum::http::Method::GET {
+    if !lists(headers, &CONNECTION, "upgrade") || request.method != Method::GET {
         return Err(Problem::bad_request(
             "a WebSocket is asked for by GET with Connection: Upgrade",
         ));
