@@ -15,7 +15,6 @@ use super::args::{Events, LogFormat, Serve, Store};
 use super::protection::Protection;
 use super::{Failure, data, log};
 use crate::core::shown;
-use crate::keys;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
 use crate::service::{Builder, ConfigService, describe};
@@ -57,7 +56,7 @@ pub(super) async fn serve(
     let service = opened.builder(opened.settings.clone());
     let service = service.without_waiting().start().await?;
     let keys = match rules {
-        Some(rules) => Some((opened.keys().await?, rules)),
+        Some(rules) => Some((opened.keys(&protection).await?, rules)),
         None => None,
     };
     let events = opened.events(options.events).await?;
@@ -187,8 +186,13 @@ impl Opened {
     }
 
     /// The store of the API keys.
-    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
-        let builder = self.builder(keys::settings(&self.settings)?);
+    async fn keys(&self, protection: &Protection) -> Result<Arc<ConfigService>, Failure> {
+        let settings = protection.store(&self.settings)?;
+        let builder = if protection.keys_are_elsewhere() {
+            Builder::new(settings)
+        } else {
+            self.builder(settings)
+        };
         Ok(builder.without_waiting().start().await?)
     }
 

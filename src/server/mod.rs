@@ -24,6 +24,7 @@ mod message;
 mod metrics;
 mod openapi;
 mod origin;
+mod patient;
 mod place;
 mod problem;
 mod query;

@@ -67,6 +67,10 @@ mod server_batch;
 #[cfg(feature = "server")]
 mod server_keys;
 #[cfg(feature = "server")]
+mod server_keys_life;
+#[cfg(feature = "server")]
+mod server_keys_roles;
+#[cfg(feature = "server")]
 mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
