@@ -13,7 +13,7 @@ const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 17] = [
+const OTHERS: [&str; 18] = [
     "SYNC_CONFIG_ALLOW_ORIGIN",
     "SYNC_CONFIG_AUTH",
     "SYNC_CONFIG_DATA",

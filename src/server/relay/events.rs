@@ -166,7 +166,7 @@ pub(in crate::server) async fn publish(
     };
     let idempotency = idempotency_key(&headers)?;
     let what = format!("an event may have {MAX_VALUE_BYTES}");
-    let text = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
+    let (text, _share) = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
     let asked: Asked = serde_json::from_slice(&text)
         .map_err(|error| Problem::bad_request(format!("{SHAPE}: {error}")))?;
     let target = checked(&asked, &identity)?;
