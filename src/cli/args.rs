@@ -89,7 +89,7 @@ pub(super) enum Command {
     NewEpoch,
     /// Serves the configuration over HTTP.
     #[cfg(feature = "server")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Runs an instance that a test drives through stdin and that tells on stdout what happens to it.
     #[cfg(feature = "testing")]
     #[command(hide = true)]

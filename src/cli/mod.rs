@@ -71,7 +71,7 @@ async fn run(args: Args) -> Result<(), Failure> {
 async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
     #[cfg(feature = "server")]
     if let Command::Serve(options) = command {
-        return serve::serve(settings, options).await;
+        return serve::serve(settings, *options).await;
     }
     log::quiet();
     #[cfg(feature = "testing")]
@@ -95,7 +95,7 @@ async fn perform(settings: Settings, command: Command) -> Result<(), Failure> {
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
-        Command::Serve(options) => serve::serve(settings, options).await,
+        Command::Serve(options) => serve::serve(settings, *options).await,
         #[cfg(feature = "testing")]
         Command::Agent(options) => agent::agent(settings, options).await,
     }

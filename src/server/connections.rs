@@ -302,7 +302,7 @@ mod tests {
                 let held = Held(holds.clone());
                 let pieces = stream::repeat_with(move || {
                     let _used = &held;
-                    Ok::<_, std::convert::Infallible>(vec![b'x'; 100_000])
+                    Ok::<_, Infallible>(vec![b'x'; 100_000])
                 });
                 std::future::ready(Body::from_stream(pieces))
             };

@@ -12,6 +12,7 @@ mod feed;
 mod frames;
 mod hub;
 mod interest;
+mod parts;
 mod registry;
 mod replies;
 mod ring;

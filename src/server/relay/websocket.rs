@@ -164,7 +164,7 @@ pub(super) fn open(
                 Connection::new(relay, &asked, identity, admitted, upgraded)
                     .await
                     .run()
-                    .await
+                    .await;
             }
             Err(error) => tracing::debug!(%error, "a client went before it had its WebSocket"),
         }
