@@ -1,5 +1,6 @@
 //! The service that an application holds: its tasks, and the trait's implementation.
 
+mod adapter;
 mod builder;
 mod consumer;
 mod joining;
@@ -36,10 +37,13 @@ use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
 use crate::sync_config::{SyncConfig, Target, WrongType};
 use crate::write::{Batch, Written};
 
+#[cfg(feature = "cli")]
+pub(crate) use self::adapter::describe;
 pub use self::builder::Builder;
 pub use self::consumer::{Consumer, ConsumerPlace, Delivered};
 
-/// Connects to the database of a URL with default settings. Returns loaded and listening.
+/// Connects to the store of a URL with default settings: `postgres://user@host:5432/database`, or with feature `sqlite` also
+/// `sqlite:/path/of/file.db`. Returns loaded and listening.
 ///
 /// # Errors
 ///
@@ -230,18 +234,6 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
         self.engine.created(cursor, key)
-    }
-
-    /// The time since the start, which never goes back.
-    #[cfg(feature = "server")]
-    pub(crate) fn now(&self) -> Duration {
-        self.engine.clock.now()
-    }
-
-    /// A random number.
-    #[cfg(feature = "server")]
-    pub(crate) fn random(&self) -> u64 {
-        self.engine.clock.random()
     }
 
     /// What an operator's instruments read.

@@ -13,6 +13,7 @@ mod reader;
 #[cfg(feature = "toml")]
 mod sections;
 mod setters;
+mod store_url;
 mod text;
 mod url;
 pub(crate) mod written;
@@ -25,6 +26,7 @@ pub use self::environment::Environment;
 #[cfg(feature = "toml")]
 pub use self::file::SettingsFile;
 pub use self::layers::{Layers, Origin, Setting};
+pub(crate) use self::store_url::StoreUrl;
 pub(crate) use self::text::check_name;
 use self::text::{check_path, duration, in_days, switch};
 use crate::error::{Error, Result};
@@ -103,6 +105,9 @@ const fn spec(
     }
 }
 
+/// Stands where a text may hold a password.
+const HIDDEN: &str = "…";
+
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -112,7 +117,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Every setting, in the order in which the README lists them.
 #[rustfmt::skip]
 pub const SPECS: &[Spec] = &[
-    spec("database_url", "DATABASE_URL", "", "a PostgreSQL URL", "the database; not needed when a pool is handed in"),
+    spec("database_url", "DATABASE_URL", "", "a store's URL", "the store: `postgres://user@host:5432/database`, or `sqlite:/path/of/file.db`; not needed when a pool is handed in"),
     spec("listen_database_url", "LISTEN_DATABASE_URL", "", "a PostgreSQL URL", "a direct address for the listening session, when `database_url` leads to a pooler"),
     spec("schema", "SYNC_CONFIG_SCHEMA", "", "1 to 48 bytes", "the table's schema; without it the connection's own"),
     spec("table_name", "SYNC_CONFIG_TABLE_NAME", "sync_config", "1 to 48 bytes", "the table; its helpers carry its name as prefix"),
@@ -168,7 +173,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The defaults with a database.
+    /// The defaults with the store of a URL: `postgres://user@host:5432/database`, or `sqlite:/path/of/file.db` (feature
+    /// `sqlite`).
     #[must_use]
     pub fn new(database_url: impl Into<String>) -> Self {
         Self {
@@ -304,15 +310,7 @@ impl Settings {
                 check_name(name, value)?;
             }
         }
-        let urls = [
-            ("database_url", &self.database_url),
-            ("listen_database_url", &self.listen_database_url),
-        ];
-        for (name, value) in urls {
-            if let Some(value) = value {
-                url::check(name, value)?;
-            }
-        }
+        self.check_urls()?;
         self.state_file.as_deref().map_or(Ok(()), check_path)
     }
 

@@ -1,11 +1,15 @@
-//! The schema and the epoch.
+//! The schema and the epoch, of whichever store the URL names.
 
 use super::Failure;
 use super::args::Migrate;
 use super::out::{plain, print, print_json, say};
 use crate::keys;
-use crate::settings::Settings;
+#[cfg(feature = "sqlite")]
+use crate::runtime::Clock;
+use crate::settings::{Settings, StoreUrl};
 use crate::store::postgres::admin::Admin;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::admin::Admin as FileAdmin;
 
 pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(), Failure> {
     let settings = if options.keys {
@@ -13,30 +17,51 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
     } else {
         settings
     };
-    if options.print {
-        return plain(Admin::script(&settings).await?);
+    match settings.store_url()? {
+        None | Some(StoreUrl::Postgres) => migrate_database(&settings, options).await,
+        #[cfg(feature = "sqlite")]
+        Some(StoreUrl::Sqlite(_)) if options.print => plain(FileAdmin::script(&settings)),
+        #[cfg(feature = "sqlite")]
+        Some(StoreUrl::Sqlite(path)) => {
+            let admin = file_admin(&settings, &path)?;
+            let done = migrate_file(&admin, options).await;
+            admin.close().await;
+            done
+        }
     }
-    let admin = Admin::new(&settings)?;
+}
+
+pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
+    let (old, new) = match settings.store_url()? {
+        None | Some(StoreUrl::Postgres) => Admin::new(&settings)?.new_epoch().await?,
+        #[cfg(feature = "sqlite")]
+        Some(StoreUrl::Sqlite(path)) => {
+            let admin = file_admin(&settings, &path)?;
+            let begun = admin.new_epoch().await;
+            admin.close().await;
+            begun?
+        }
+    };
+    say(format_args!(
+        "a new epoch has begun; instances and watchers load anew"
+    ));
+    print_json(serde_json::json!({ "old": old, "new": new }))
+}
+
+async fn migrate_database(settings: &Settings, options: &Migrate) -> Result<(), Failure> {
+    if options.print {
+        return plain(Admin::script(settings).await?);
+    }
+    let admin = Admin::new(settings)?;
     if options.uninstall {
-        let table = admin.uninstall().await?;
-        return print(format_args!(
-            "{table}: everything beside the table was removed; its rows are still there"
-        ));
+        return removed(&admin.uninstall().await?);
     }
     let (table, migrated) = admin.migrate().await?;
-    if migrated.adopted {
-        print(format_args!("{table}: adopted, with the rows it has"))?;
-    }
-    for name in &migrated.applied {
-        print(format_args!("{table}: applied {name}"))?;
-    }
+    told(&table, migrated.adopted, &migrated.applied)?;
     if let Some(trigger) = &migrated.replaced_trigger {
         print(format_args!(
             "{table}: dropped trigger {trigger}, which put values into notifications"
         ))?;
-    }
-    if migrated.applied.is_empty() {
-        print(format_args!("{table}: up to date"))?;
     }
     if migrated.out_of_bounds_total > 0 {
         let total = migrated.out_of_bounds_total;
@@ -50,10 +75,47 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
     Ok(())
 }
 
-pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
-    let (old, new) = Admin::new(&settings)?.new_epoch().await?;
-    say(format_args!(
-        "a new epoch has begun; instances and watchers load anew"
-    ));
-    print_json(serde_json::json!({ "old": old, "new": new }))
+#[cfg(feature = "sqlite")]
+async fn migrate_file(admin: &FileAdmin, options: &Migrate) -> Result<(), Failure> {
+    if options.uninstall {
+        return removed(&admin.uninstall().await?);
+    }
+    let (table, migrated) = admin.migrate().await?;
+    told(&table, migrated.adopted, &migrated.applied)?;
+    for trigger in &migrated.restored {
+        print(format_args!("{table}: made trigger {trigger} again"))?;
+    }
+    if !migrated.hidden.is_empty() {
+        say(format_args!(
+            "{table}: rows that can have no revision and are shown to nobody; put them right or delete them:"
+        ));
+        for (key, problem) in &migrated.hidden {
+            say(format_args!("  {key}: {problem}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "sqlite")]
+fn file_admin(settings: &Settings, path: &std::path::Path) -> Result<FileAdmin, Failure> {
+    Ok(FileAdmin::new(settings, path, Clock::start().sources())?)
+}
+
+fn removed(table: &str) -> Result<(), Failure> {
+    print(format_args!(
+        "{table}: everything beside the table was removed; its rows are still there"
+    ))
+}
+
+fn told(table: &str, adopted: bool, applied: &[impl std::fmt::Display]) -> Result<(), Failure> {
+    if adopted {
+        print(format_args!("{table}: adopted, with the rows it has"))?;
+    }
+    for name in applied {
+        print(format_args!("{table}: applied {name}"))?;
+    }
+    if applied.is_empty() {
+        print(format_args!("{table}: up to date"))?;
+    }
+    Ok(())
 }

@@ -1,14 +1,20 @@
 //! What can be asked for on the command line.
 
+mod keys;
+
+#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(super) use self::keys::{CreateKey, Keys, RotateKey};
+#[cfg(feature = "server")]
 use super::keys::lifetime;
+#[cfg(feature = "server")]
+use super::place::Hidden;
 use super::place::Place;
-use crate::keys::Role;
 
-/// Reads and writes the configuration in a PostgreSQL table that every process holds in memory.
+/// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
 #[command(name = "sync-config", version, after_help = CODES, max_term_width = 110)]
 pub(super) struct Args {
@@ -96,6 +102,34 @@ pub(super) enum Command {
     Agent(Agent),
 }
 
+/// What a command cannot do without.
+pub(super) enum Needs {
+    /// Settings. It finds its store by itself, or has none.
+    Settings,
+    /// A store that is there.
+    Store,
+    /// A store, which it may make.
+    StoreToWrite,
+}
+
+impl Command {
+    pub(super) fn needs(&self) -> Needs {
+        match self {
+            Self::Set(_) => Needs::StoreToWrite,
+            Self::Keys {
+                action: Keys::Create(_),
+            } => Needs::StoreToWrite,
+            Self::Migrate(migrate) if migrate.print => Needs::Settings,
+            Self::Migrate(_) => Needs::StoreToWrite,
+            #[cfg(feature = "server")]
+            Self::Serve(_) => Needs::Settings,
+            #[cfg(feature = "testing")]
+            Self::Agent(_) => Needs::Settings,
+            _ => Needs::Store,
+        }
+    }
+}
+
 /// How an agent signs what it tells.
 #[cfg(feature = "testing")]
 #[derive(Debug, clap::Args)]
@@ -153,70 +187,12 @@ pub(super) enum Consumers {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Keys {
-    /// Makes a key for an identity that has none, and prints its token: once, on stdout.
-    Create(CreateKey),
-    /// Prints identity, id, times and rights of every key, and no secret.
-    List {
-        /// Prints JSON instead: [{"identity", "id", "role", "prefixes", "createdAt", "expiresAt", "expired"}].
-        #[arg(long)]
-        json: bool,
-    },
-    /// Makes a second key with the rights of the first, which goes on until it is revoked; prints its token.
-    Rotate(RotateKey),
-    /// Takes an identity's keys away. What they have open ends within a second, on every server.
-    Revoke {
-        /// Whose keys.
-        identity: String,
-        /// Only the key of this id.
-        #[arg(long, value_name = "ID")]
-        id: Option<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct CreateKey {
-    /// Whose key it is: 1 to 64 letters, digits and . _ - : @.
-    pub(super) identity: String,
-    /// What it may do: a writer reads as well, an admin does everything.
-    #[arg(long)]
-    pub(super) role: Role,
-    /// Only keys that begin with this; several times, for several of them.
-    #[arg(long, value_name = "PREFIX")]
-    pub(super) prefix: Vec<String>,
-    /// How long it lets somebody in, 90d for example; without it until it is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How many requests a minute each server takes of it, instead of the server's own bound; 0 is any number.
-    #[arg(long, value_name = "N")]
-    pub(super) requests_per_minute: Option<u32>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RotateKey {
-    /// Whose key is renewed.
-    pub(super) identity: String,
-    /// How long the new key lets somebody in; without it as long as the old one was made for.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How much longer the old key lets somebody in; without it until it expires or is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) old_expires: Option<Duration>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
     /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
     #[arg(long)]
     pub(super) keys: bool,
-    /// Prints the SQL for psql instead of running it.
+    /// Prints the SQL for psql, or with a URL of an SQLite file that for sqlite3, instead of running it.
     #[arg(long, conflicts_with_all = ["uninstall", "yes"])]
     pub(super) print: bool,
     /// Removes everything beside the table; the table and its rows stay.
@@ -231,11 +207,11 @@ pub(super) struct Migrate {
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Store {
-    /// PostgreSQL if a database URL is given, else SQLite.
+    /// What the URL names; an SQLite file of this machine without one.
     Auto,
     /// The PostgreSQL database of --database-url or DATABASE_URL.
     Postgres,
-    /// An SQLite file, for the processes of this machine.
+    /// The SQLite file of --database-url or --data, for the processes of this machine.
     Sqlite,
     /// A private PostgreSQL server, started from the programs installed on this machine.
     PgLocal,
@@ -276,10 +252,6 @@ pub(super) struct Serve {
     /// The database to use.
     #[arg(long, env = "SYNC_CONFIG_STORE", default_value = "auto")]
     pub(super) store: Store,
-    /// Where SQLite (as config.db) and pg-local keep their data [default: $XDG_DATA_HOME, else ~/.local/share, for root
-    /// /var/lib; in it sync-config-sqlite, and sync-config for pg-local].
-    #[arg(long, value_name = "DIR", env = "SYNC_CONFIG_DATA")]
-    pub(super) data: Option<std::path::PathBuf>,
     /// Whether clients have to show an API key (`sync-config keys`). Beyond loopback they always have to.
     #[arg(long, env = "SYNC_CONFIG_AUTH", default_value = "auto")]
     pub(super) auth: Auth,
@@ -318,6 +290,15 @@ pub(super) struct Serve {
         default_value = "6000"
     )]
     pub(super) requests_per_minute: u32,
+    /// The store whose API keys are asked for, where it is not the one that is served: a database or an SQLite file, as for
+    /// --url. A server that is fed by another server needs it beyond loopback.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SYNC_CONFIG_KEYS_URL",
+        hide_env_values = true
+    )]
+    pub(super) keys_url: Option<Hidden>,
     /// How long API keys are believed while their store cannot be reached: 1s to 3650days. A revocation meanwhile is not heard of.
     #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_KEYS_MAX_STALENESS", default_value = "1day", value_parser = lifetime)]
     pub(super) keys_max_staleness: Duration,

@@ -7,8 +7,8 @@ use super::args::Config;
 use super::out::{print, print_json};
 use super::place::Place;
 use crate::core::shown;
+use crate::service::describe;
 use crate::settings::{Layers, Setting};
-use crate::store::postgres::admin::Admin;
 
 pub(super) fn config(place: &Place, command: &Config) -> Result<(), Failure> {
     let services = place.every()?;
@@ -66,9 +66,7 @@ fn row(setting: Setting) -> [String; 3] {
 
 fn check((service, layers): &(Option<String>, Layers)) -> Result<(), Failure> {
     let place = match &layers.settings().database_url {
-        Some(_) => Admin::new(layers.settings())
-            .map_err(|error| layers.located(error))?
-            .describe(),
+        Some(_) => describe(layers.settings()).map_err(|error| layers.located(error))?,
         None => "no database is given".to_owned(),
     };
     let schema = layers.settings().schema.as_deref();

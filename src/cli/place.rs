@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Failure;
+#[cfg(feature = "sqlite")]
+use super::{data, out::say};
 use crate::settings::{Environment, Layers, Origin, Settings, SettingsFile};
 
 /// Where the table is, and where that is written.
@@ -15,10 +17,21 @@ pub(super) struct Place {
     /// Which of the file's services is meant, when it declares several.
     #[arg(long, global = true, value_name = "NAME", env = "SYNC_CONFIG_SERVICE")]
     service: Option<String>,
-    /// The database, as postgres://user@host:5432/database; without it that of the file, DATABASE_URL, or the file that
-    /// DATABASE_URL_FILE names.
-    #[arg(long, global = true, value_name = "URL")]
+    /// The store: postgres://user@host:5432/database or sqlite:/path/of/file.db; without it that of the file, DATABASE_URL,
+    /// or the file that DATABASE_URL_FILE names; without any, the SQLite file that `serve` makes.
+    #[arg(long, global = true, value_name = "URL", visible_alias = "url")]
     database_url: Option<Hidden>,
+    /// The directory of the SQLite file config.db, where no URL is given (for `serve --store pg-local` that of its data);
+    /// without it SYNC_CONFIG_DATA, else $XDG_DATA_HOME or ~/.local/share, for root /var/lib, and in it
+    /// sync-config-sqlite (pg-local: sync-config).
+    #[cfg(feature = "sqlite")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        conflicts_with = "database_url"
+    )]
+    data: Option<PathBuf>,
     /// The table; without it SYNC_CONFIG_TABLE_NAME, else sync_config.
     #[arg(long, global = true, value_name = "NAME")]
     table: Option<String>,
@@ -32,7 +45,7 @@ pub(super) struct Place {
 
 /// An argument that may hold a password.
 #[derive(Clone)]
-struct Hidden(String);
+pub(super) struct Hidden(pub(super) String);
 
 impl From<&str> for Hidden {
     fn from(text: &str) -> Self {
@@ -50,6 +63,43 @@ impl Place {
     /// The settings of the service that is meant.
     pub(super) fn layers(&self) -> Result<Layers, Failure> {
         self.of(&self.file()?, self.service.as_deref())
+    }
+
+    /// The same for a command that needs a store: where no URL is given that of this machine's SQLite file, which only
+    /// `--data` lets it make.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn store(&self, may_make: bool) -> Result<Layers, Failure> {
+        let layers = self.layers()?;
+        let origin = match (&self.data, std::env::var_os(data::VARIABLE)) {
+            (Some(_), _) => Origin::Flag("--data"),
+            (None, Some(_)) => Origin::Environment(data::VARIABLE.to_owned()),
+            (None, None) => Origin::Default,
+        };
+        if layers.settings().database_url.is_some() {
+            return match (&self.data, layers.origin("database_url")) {
+                (Some(_), Some(named)) => Err(Failure::Usage(format!(
+                    "--data and {named} each name a store; take one of them away, or say --url"
+                ))),
+                _ => Ok(layers),
+            };
+        }
+        let file = data::without_url(self.data().as_deref(), may_make && self.data.is_some())?;
+        if may_make && self.data.is_none() {
+            say(format_args!("using the SQLite file {}", file.display()));
+        }
+        Ok(layers.with("database_url", &data::url(&file)?, origin)?)
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    pub(super) fn store(&self, _may_make: bool) -> Result<Layers, Failure> {
+        self.layers()
+    }
+
+    /// The directory that is given for data.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn data(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("SYNC_CONFIG_DATA").filter(|value| !value.is_empty());
+        self.data.clone().or_else(|| variable().map(PathBuf::from))
     }
 
     /// The settings of the service that is meant, or of each when none is named.

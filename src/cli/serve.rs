@@ -3,7 +3,6 @@
 //! Guarantees: the first log line says which store is served and where; the first SIGTERM or SIGINT lets requests end and
 //! leads to exit code 0, a second one ends the process at once; the database may be away at the start.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::exit;
@@ -14,14 +13,12 @@ use tokio::sync::watch;
 
 use super::args::{Events, LogFormat, Serve, Store};
 use super::protection::Protection;
-use super::{Failure, log};
+use super::{Failure, data, log};
 use crate::core::shown;
-use crate::keys;
-use crate::local_postgres::{LocalPostgres, find_binaries, install_hint, running_as_root};
+use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
-use crate::service::{Builder, ConfigService};
-use crate::settings::Settings;
-use crate::store::postgres::admin::Admin;
+use crate::service::{Builder, ConfigService, describe};
+use crate::settings::{Settings, StoreUrl};
 use crate::sync_config::SyncConfig;
 
 /// The exit code after a second signal, as shells report a process that SIGINT ended.
@@ -30,13 +27,17 @@ const INTERRUPTED: i32 = 130;
 /// The database of a private server that is always there.
 const LOCAL_DATABASE: &str = "postgres";
 
-pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Failure> {
+pub(super) async fn serve(
+    settings: Settings,
+    data: Option<&Path>,
+    options: Serve,
+) -> Result<(), Failure> {
     log::start_server(options.log_format == LogFormat::Json);
     let limits = options
         .relay
         .limits(|name| std::env::var(name).ok())
         .map_err(Failure::Usage)?;
-    let place = Place::choose(&settings, &options)?;
+    let place = Place::choose(&settings, data, options.store)?;
     let store = place.describe(&settings)?;
     let found = find(&options.listen).await?;
     let protection = Protection::choose(&options, &found)?;
@@ -55,7 +56,7 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
     let service = opened.builder(opened.settings.clone());
     let service = service.without_waiting().start().await?;
     let keys = match rules {
-        Some(rules) => Some((opened.keys().await?, rules)),
+        Some(rules) => Some((opened.keys(&protection).await?, rules)),
         None => None,
     };
     let events = opened.events(options.events).await?;
@@ -84,39 +85,40 @@ pub(super) async fn serve(settings: Settings, options: Serve) -> Result<(), Fail
     served.map_err(io)
 }
 
-/// The directory of pg-local under that of the platform, and that of SQLite: the first one belongs to another account, if root
-/// starts it.
+/// The directory of pg-local under that of the platform.
 const LOCAL_DIR: &str = "sync-config";
-const SQLITE_DIR: &str = "sync-config-sqlite";
-
-/// The file of SQLite in its directory.
-const SQLITE_FILE: &str = "config.db";
 
 /// Where the data is.
 enum Place {
-    Database,
+    /// Where the URL leads.
+    Named,
+    /// The file in a directory that is made for it.
     Sqlite(PathBuf),
     Local(PathBuf),
 }
 
 impl Place {
-    fn choose(settings: &Settings, options: &Serve) -> Result<Self, Failure> {
-        let given = settings.database_url.is_some();
-        match options.store {
-            Store::Auto | Store::Postgres if given => Ok(Self::Database),
-            Store::Auto | Store::Sqlite => Ok(Self::Sqlite(dir(options, SQLITE_DIR)?.join(SQLITE_FILE))),
-            Store::Postgres => Err(Failure::Usage(
+    fn choose(settings: &Settings, data: Option<&Path>, store: Store) -> Result<Self, Failure> {
+        match (store, settings.store_url()?) {
+            (Store::Auto, Some(_))
+            | (Store::Postgres, Some(StoreUrl::Postgres))
+            | (Store::Sqlite, Some(StoreUrl::Sqlite(_))) => Ok(Self::Named),
+            (Store::Auto | Store::Sqlite, _) => Ok(Self::Sqlite(data::file(data)?)),
+            (Store::Postgres, _) => Err(Failure::Usage(
                 "--store postgres needs a database; set DATABASE_URL=postgres://user@host:5432/database"
                     .to_owned(),
             )),
-            Store::PgLocal => Ok(Self::Local(dir(options, LOCAL_DIR)?)),
+            (Store::PgLocal, _) => Ok(Self::Local(data::dir(data, LOCAL_DIR)?)),
         }
     }
 
     fn describe(&self, settings: &Settings) -> Result<String, Failure> {
         match self {
-            Self::Database => Ok(Admin::new(settings)?.describe()),
-            Self::Sqlite(file) => Ok(format!("the SQLite file {}", file.display())),
+            Self::Named => Ok(describe(settings)?),
+            Self::Sqlite(file) => {
+                let file = std::path::absolute(file).map_err(io)?;
+                Ok(format!("the SQLite file {}", file.display()))
+            }
             Self::Local(dir) => Ok(format!("a private PostgreSQL in {}", dir.display())),
         }
     }
@@ -128,9 +130,9 @@ impl Place {
             local: None,
         };
         let dir = match self {
-            Self::Database => return Ok(opened(settings, None)),
+            Self::Named => return Ok(opened(settings, None)),
             Self::Sqlite(file) => {
-                make_room(&file)?;
+                data::make_room(&file)?;
                 return Ok(opened(settings, Some(file)));
             }
             Self::Local(dir) => dir,
@@ -184,63 +186,30 @@ impl Opened {
     }
 
     /// The store of the API keys.
-    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
-        let builder = self.builder(keys::settings(&self.settings)?);
+    async fn keys(&self, protection: &Protection) -> Result<Arc<ConfigService>, Failure> {
+        let settings = protection.store(&self.settings)?;
+        let builder = if protection.keys_are_elsewhere() {
+            Builder::new(settings)
+        } else {
+            self.builder(settings)
+        };
         Ok(builder.without_waiting().start().await?)
     }
 
     /// The store of the events, beside the other one. In a database that others use as well it is made when somebody asks for it.
     async fn events(&self, asked: Events) -> Result<Option<Arc<ConfigService>>, Failure> {
-        let own = self.file.is_some() || self.local.is_some();
+        let url = self.settings.database_url.as_deref().unwrap_or_default();
+        let own = self.file.is_some() || self.local.is_some() || url.starts_with("sqlite:");
         if asked == Events::Off || (asked == Events::Auto && !own) {
             return Ok(None);
+        }
+        if url.starts_with("http://") || url.starts_with("https://") {
+            let problem = "--events on needs a store of one's own: events are published to the server that this one stands on";
+            return Err(Failure::Usage(problem.to_owned()));
         }
         let builder = self.builder(server::events_settings(&self.settings)?);
         Ok(Some(builder.without_waiting().start().await?))
     }
-}
-
-/// Makes the directory of a file, for nobody else to look into.
-fn make_room(file: &Path) -> Result<(), Failure> {
-    let Some(dir) = file.parent() else {
-        return Ok(());
-    };
-    let mut maker = std::fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut maker, 0o700);
-    maker.recursive(true).create(dir).map_err(|error| {
-        let problem = format!("the directory {} cannot be made: {error}", dir.display());
-        Failure::Other(problem)
-    })
-}
-
-/// The directory that was given, or the platform's of that name.
-fn dir(options: &Serve, name: &str) -> Result<PathBuf, Failure> {
-    let found = options.data.clone().or_else(|| {
-        let base = data_dir(|name| std::env::var_os(name), running_as_root());
-        Some(base?.join(name))
-    });
-    found.ok_or_else(|| {
-        Failure::Usage(
-            "there is no home directory to keep data in; name one with --data".to_owned(),
-        )
-    })
-}
-
-/// Where programs of this user keep their data. Root's PostgreSQL runs under another account, which root's own home
-/// directory is closed to.
-fn data_dir(variable: impl Fn(&str) -> Option<OsString>, root: bool) -> Option<PathBuf> {
-    let absolute = |name| {
-        let dir = PathBuf::from(variable(name)?);
-        dir.is_absolute().then_some(dir)
-    };
-    absolute("XDG_DATA_HOME").or_else(|| {
-        if root {
-            Some(PathBuf::from("/var/lib"))
-        } else {
-            Some(absolute("HOME")?.join(".local/share"))
-        }
-    })
 }
 
 /// The addresses of a text.
@@ -283,28 +252,4 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 fn io(error: std::io::Error) -> Failure {
     Failure::Other(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_is_kept_where_the_platform_says() {
-        let dir = |variables: &[(&str, &str)], root| {
-            let found = |name: &str| variables.iter().find(|(given, _)| *given == name);
-            let dir = data_dir(|name| found(name).map(|(_, value)| value.into()), root);
-            dir.map(|dir| dir.display().to_string())
-        };
-        let home = ("HOME", "/home/u");
-        let own = Some("/home/u/.local/share".to_owned());
-        assert_eq!(dir(&[home], false), own);
-        assert_eq!(dir(&[home, ("XDG_DATA_HOME", "relative")], false), own);
-        let given = Some("/data".to_owned());
-        for root in [false, true] {
-            assert_eq!(dir(&[home, ("XDG_DATA_HOME", "/data")], root), given);
-        }
-        assert_eq!(dir(&[("HOME", "/root")], true).as_deref(), Some("/var/lib"));
-        assert_eq!(dir(&[], false), None);
-    }
 }

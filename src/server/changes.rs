@@ -54,6 +54,7 @@ pub(super) struct Page<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
     revision: Revision,
+    #[schema(value_type = openapi::Cursor)]
     cursor: String,
 }
 
@@ -88,13 +89,13 @@ pub(super) struct RevisionView<'a> {
 #[utoipa::path(
     get, path = "/v1/changes", tag = "changes", operation_id = "readChanges",
     params(
-        ("since" = String, Query, description = "A place: the header `sync-config-cursor` of an answer, or `next.cursor`"),
+        ("since" = openapi::Cursor, Query, description = "A place: the header `sync-config-cursor` of an answer, or `next.cursor`"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1024, description = "Revisions at most; 100 without it"),
         ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
         ("all" = Option<bool>, Query, description = "Tell of every revision, also of those that change nothing in the scope")
     ),
     responses(
-        (status = 200, description = "The revisions", body = Page<'_>, headers(("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "The revisions", body = Page<'_>, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 400, response = BadRequest), (status = 410, response = Gone)
     )
 )]
@@ -114,6 +115,13 @@ pub(super) async fn changes(
         Problem::bad_request(problem)
     })?;
     let shown = place::shown(&app)?;
+    // Kept until the answer has its share of memory: so much as the journal gives at once is held by few. The semaphore is never
+    // closed.
+    let _turn = if from == shown {
+        None
+    } else {
+        app.journal.acquire().await.ok()
+    };
     let recorded = if from == shown {
         Vec::new()
     } else {
@@ -144,10 +152,7 @@ pub(super) async fn changes(
     Ok(place::told(next, whole(text, share)))
 }
 
-/// Reads the journal, when its turn comes.
 async fn read(app: &App, from: Cursor, limit: u32) -> Result<Vec<Recorded>, Problem> {
-    // The semaphore is never closed.
-    let _turn = app.journal.acquire().await;
     let page = app.service.history(from, limit).await?;
     page.ok_or_else(|| {
         Problem::too_old(

@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use super::batch::idempotency_key;
 use super::identity::{Identity, Role};
 use super::openapi::{
-    self, BadRequest, Deleted, NotFound, OutcomeUnknown, PreconditionFailed, RequestTimeout,
-    TooLarge,
+    self, AlreadyDone, BadRequest, Deleted, NotFound, OutcomeUnknown, PreconditionFailed,
+    RequestTimeout, TooLarge,
 };
 use super::problem::Problem;
 use super::query::percent_decoded;
@@ -34,12 +34,12 @@ const MAX_BODY: usize = MAX_VALUE_BYTES + 16 * 1024;
     get, path = "/v1/config/{key}", tag = "configuration", operation_id = "readEntry",
     params(
         ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
-        ("If-Match" = Option<String>, Header, description = "Entity tags: 412 if it is none of them")
+        ("If-None-Match" = Option<openapi::ETags>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "Entity tags: 412 if it is none of them")
     ),
     responses(
-        (status = 200, description = "The entry", body = openapi::Entry, headers(("etag" = String, description = "Names the entry's revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
-        (status = 304, description = "It is what the client has", headers(("etag" = String, description = "Names the entry's revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "The entry", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 304, description = "It is what the client has", headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 400, response = BadRequest), (status = 404, response = NotFound), (status = 412, response = PreconditionFailed)
     )
 )]
@@ -75,14 +75,15 @@ pub(super) async fn read(
     put, path = "/v1/config/{key}", tag = "configuration", operation_id = "putEntry",
     params(
         ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
-        ("If-Match" = Option<String>, Header, description = "The key has one of these entity tags, or `*`: any"),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: the key is absent"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Makes sending it again safe while the journal keeps the revision")
+        ("If-Match" = Option<openapi::ETags>, Header, description = "The key has one of these entity tags, or `*`: any"),
+        ("If-None-Match" = Option<openapi::Any>, Header, description = "`*`: the key is absent"),
+        ("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")
     ),
     request_body(content = serde_json::Value, description = "The value, at most 1 MiB of text", content_type = "application/json"),
     responses(
-        (status = 200, description = "The entry, which was there before", body = openapi::Entry, headers(("etag" = String, description = "Names the entry's revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
-        (status = 201, description = "The entry, which was not", body = openapi::Entry, headers(("etag" = String, description = "Names the entry's revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "The entry, which was there before", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 409, response = AlreadyDone),
+        (status = 201, description = "The entry, which was not", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 400, response = BadRequest), (status = 408, response = RequestTimeout), (status = 412, response = PreconditionFailed),
         (status = 413, response = TooLarge), (status = 504, response = OutcomeUnknown)
     )
@@ -98,7 +99,7 @@ pub(super) async fn put(
     identity.demand(Role::Write)?;
     identity.demand_key(&key)?;
     let what = format!("a value may have {MAX_VALUE_BYTES}");
-    let body = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
+    let (body, _share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|_| Problem::bad_request("the body is not UTF-8, which JSON has to be"))?;
     let value = Value::parse(text).map_err(|error| {
@@ -111,7 +112,10 @@ pub(super) async fn put(
     let batch = |precondition| named.on(Batch::new().put_value(&key, value.clone(), precondition));
     let written = write(&app, &headers, precondition, batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
-    let entry = entry.ok_or_else(Problem::internal)?;
+    let Some(entry) = entry else {
+        // Only of a replay, which answers with what is there now.
+        return Err(Problem::already_done(&key, written.revision()));
+    };
     let created = written.changed()
         && app
             .service
@@ -131,12 +135,12 @@ pub(super) async fn put(
     delete, path = "/v1/config/{key}", tag = "configuration", operation_id = "deleteEntry",
     params(
         ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
-        ("If-Match" = Option<String>, Header, description = "The key has one of these entity tags, or `*`: any"),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: the key is absent"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Makes sending it again safe while the journal keeps the revision")
+        ("If-Match" = Option<openapi::ETags>, Header, description = "The key has one of these entity tags, or `*`: any"),
+        ("If-None-Match" = Option<openapi::Any>, Header, description = "`*`: the key is absent"),
+        ("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")
     ),
     responses(
-        (status = 200, description = "It is gone", body = Deleted, headers(("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "It is gone", body = Deleted, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 404, response = NotFound), (status = 400, response = BadRequest), (status = 412, response = PreconditionFailed),
         (status = 504, response = OutcomeUnknown)
     )
@@ -224,7 +228,7 @@ impl Named {
     fn of(identity: &Identity, headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             actor: identity.actor(None),
-            idempotency_key: idempotency_key(headers)?,
+            idempotency_key: idempotency_key(headers)?.map(|key| identity.once(key)),
         })
     }
 

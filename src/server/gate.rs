@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN};
+use axum::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN, VARY};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
@@ -78,10 +78,12 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
         None => admit(&app, &request, site.is_some()).map_err(IntoResponse::into_response),
     };
     let mut name = None;
+    let mut own = false;
     let mut response = match admitted {
         Err(answer) => answer,
         Ok(identity) => {
             name = Some(identity.name().clone());
+            own = identity.key().is_some();
             request.extensions_mut().insert(identity.clone());
             ending(next.run(request).await, identity)
         }
@@ -90,6 +92,12 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
     tracing::debug!(%method, status, identity = name.as_deref(), "request");
     let headers = response.headers_mut();
     let fixed = |text| HeaderValue::from_static(text);
+    if own {
+        // One key's answer is no other's, though both have the tag of one revision.
+        headers.append(VARY, fixed("api-key, authorization"));
+        let kept = headers.entry(CACHE_CONTROL);
+        kept.or_insert(fixed("private, no-cache"));
+    }
     headers.entry(CACHE_CONTROL).or_insert(fixed("no-cache"));
     headers.insert(
         HeaderName::from_static("x-content-type-options"),

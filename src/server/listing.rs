@@ -47,13 +47,13 @@ const FOLLOW: Duration = Duration::from_secs(5);
     params(
         ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 10000, description = "Entries of a page; without it, and without `after`, all"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("If-None-Match" = Option<String>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
-        ("If-Match" = Option<String>, Header, description = "Entity tags: 412 if it is none of them")
+        ("after" = Option<openapi::After>, Query, description = "The `next` of the page before"),
+        ("If-None-Match" = Option<openapi::ETags>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "Entity tags: 412 if it is none of them")
     ),
     responses(
-        (status = 200, description = "The entries", body = openapi::EntryList, headers(("etag" = String, description = "Names the revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
-        (status = 304, description = "They are what the client has", headers(("etag" = String, description = "Names the revision"), ("sync-config-cursor" = String, description = "The place that this is of"))),
+        (status = 200, description = "The entries", body = openapi::EntryList, headers(("etag" = openapi::ETag, description = "Names the revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 304, description = "They are what the client has", headers(("etag" = openapi::ETag, description = "Names the revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
         (status = 400, response = BadRequest), (status = 410, response = Gone), (status = 412, response = PreconditionFailed)
     )
 )]

@@ -24,6 +24,7 @@ mod message;
 mod metrics;
 mod openapi;
 mod origin;
+mod patient;
 mod place;
 mod problem;
 mod query;
@@ -140,10 +141,9 @@ pub(crate) async fn serve(
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
-    let metrics = Metrics::of(service.clone());
     let app = Arc::new(App {
-        names: Names::of(service.random()),
-        metrics,
+        names: Names::of(service.clock().random()),
+        metrics: Metrics::of(service.clone()),
         service,
         door,
         origins: options.origins,

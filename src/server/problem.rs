@@ -86,6 +86,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 
+    /// A write that is repeated was done, and what it wrote is gone.
+    pub(super) fn already_done(key: &Key, revision: Revision) -> Self {
+        let detail = format!(
+            "a write under this Idempotency-Key made revision {revision} before; key \"{key}\" has no value now"
+        );
+        let status = StatusCode::CONFLICT;
+        Self::new(status, "already-done", "Already done", detail)
+    }
+
     pub(super) fn no_such_path() -> Self {
         let detail = "there is no such path; GET / names those there are";
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 
+use super::adapter::{self, on_postgres};
 use super::{ConfigService, On, standby};
 use crate::error::Result;
 use crate::runtime::Clock;
 use crate::settings::Settings;
+#[cfg(feature = "testing")]
 use crate::store::Store;
 use crate::store::memory::MemoryDatabase;
 use crate::store::postgres::PostgresStore;
@@ -62,7 +64,8 @@ impl fmt::Debug for Source {
 }
 
 impl Builder {
-    /// A service on the database that the settings name.
+    /// A service on the store that the settings' `database_url` names: `postgres://user@host:5432/database`, or with feature
+    /// `sqlite` also `sqlite:/path/of/file.db` (`sqlite:file.db` is in the working directory).
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -189,9 +192,9 @@ impl Builder {
             #[cfg(feature = "sqlite")]
             Source::Sqlite(path) => {
                 let store = SqliteStore::new(&settings, &path, instance, clock.sources())?;
-                on_sqlite(store)
+                adapter::on_sqlite(store)
             }
-            Source::Url => on_postgres(PostgresStore::new(&settings, None, instance)?),
+            Source::Url => adapter::named(&settings, instance, &clock)?,
             Source::Pool(pool) => on_postgres(PostgresStore::new(&settings, Some(pool), instance)?),
             #[cfg(feature = "toml")]
             Source::Shared(pool) => on_postgres(PostgresStore::sharing(&settings, pool, instance)?),
@@ -237,19 +240,4 @@ impl Builder {
         }
         Ok(service)
     }
-}
-
-fn on_postgres(store: PostgresStore) -> On {
-    let store = Arc::new(store);
-    let mut on = On::from(store.clone() as Arc<dyn Store>);
-    on.postgres = Some(store);
-    on
-}
-
-#[cfg(feature = "sqlite")]
-fn on_sqlite(store: SqliteStore) -> On {
-    let store = Arc::new(store);
-    let mut on = On::from(store.clone() as Arc<dyn Store>);
-    on.sqlite = Some(store);
-    on
 }

@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::{Builder, ConfigService};
+use super::{Builder, ConfigService, adapter};
 use crate::error::{Error, Result};
-use crate::settings::{Environment, Layers, Settings, SettingsFile};
-use crate::store::postgres::PostgresStore;
+use crate::settings::{Environment, Layers, Settings, SettingsFile, StoreUrl};
 use crate::store::postgres::shared::{SharedPool, WeakPool};
 use crate::sync_config::SyncConfig;
 
@@ -83,7 +82,7 @@ impl Services {
         let mut services = BTreeMap::new();
         for (name, service) in resolved.services {
             let (layers, pool) = (service.layers, service.pool);
-            let checked = PostgresStore::new(layers.settings(), None, 0);
+            let checked = adapter::check(layers.settings());
             checked.map_err(|error| named(&name, layers.located(error)))?;
             let running = tokio::sync::Mutex::default();
             let declared = Declared {
@@ -181,6 +180,11 @@ impl DeclaredPool {
     fn new(name: &str, layers: &Layers, timeout: Duration) -> Result<Self> {
         // No service waits shorter for a connection than its own requests may take.
         let settings = layers.settings().clone().request_timeout(timeout);
+        if !matches!(settings.store_url()?, None | Some(StoreUrl::Postgres)) {
+            let problem = "a pool is one of connections to PostgreSQL; give such a URL to each of its services, without dbpool_name";
+            let error = Error::setting("database_url", "…", problem);
+            return Err(named(&format!("pool {name}"), layers.located(error)));
+        }
         let checked = SharedPool::new(&settings);
         checked.map_err(|error| named(&format!("pool {name}"), layers.located(error)))?;
         Ok(Self {

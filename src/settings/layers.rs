@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::environment::{Environment, Given, plain_names};
-use super::{SPECS, Settings, names, url};
+use super::{SPECS, Settings, names, store_url};
 use crate::core::shown;
 use crate::error::{Error, Kind, Result};
 
@@ -198,7 +198,7 @@ impl Layers {
     fn shown(&self, name: &str) -> Option<String> {
         let text = self.settings.text_of(name)?;
         Some(if names::is_secret(name) {
-            url::redacted(&text)
+            store_url::redacted(&text)
         } else {
             text
         })

@@ -2,12 +2,13 @@
 //!
 //! Guarantees: neither an error nor [`redacted`] holds a password, whatever the text; what is not understood is not shown.
 
+use super::HIDDEN;
 use super::written::{self, Url};
 use crate::core::is_unseen;
 use crate::error::{Error, Result};
 
 /// How an address is written.
-const FORM: &str = "write postgres://user@host:5432/database";
+const FORM: &str = "write postgres://user@host:5432/database, or sqlite:/path/of/file.db";
 
 /// The parameters whose values are shown: none of them can hold a secret.
 const SHOWN: [&str; 14] = [
@@ -26,8 +27,6 @@ const SHOWN: [&str; 14] = [
     "target_session_attrs",
     "user",
 ];
-
-const HIDDEN: &str = "…";
 
 /// The parts of a URL as they are written, percent-encoded.
 struct Parts<'a> {
@@ -221,7 +220,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Whether each `%` begins two hexadecimal digits, and the bytes they stand for are UTF-8.
-fn is_encoded(text: &str) -> bool {
+pub(super) fn is_encoded(text: &str) -> bool {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;

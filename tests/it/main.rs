@@ -11,6 +11,8 @@
 mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "server", feature = "sqlite"))]
+mod cli_sqlite;
 mod consumers;
 #[macro_use]
 mod contract;
@@ -18,6 +20,8 @@ mod bad_input;
 mod chaos;
 mod convergence;
 mod deaf_sessions;
+#[cfg(feature = "server")]
+mod deploy;
 mod documents;
 mod experiments;
 mod failover;
@@ -61,9 +65,23 @@ mod server;
 #[cfg(feature = "server")]
 mod server_batch;
 #[cfg(feature = "server")]
+mod server_keys;
+#[cfg(feature = "server")]
+mod server_keys_life;
+#[cfg(feature = "server")]
+mod server_keys_roles;
+#[cfg(feature = "server")]
 mod server_life;
 #[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
 mod server_metrics;
+#[cfg(feature = "server")]
+mod server_openapi;
+#[cfg(feature = "server")]
+mod server_pages;
+#[cfg(feature = "server")]
+mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]

@@ -15,11 +15,11 @@ use crate::support::wait::{PATIENCE, eventually};
 
 /// One metric as it is exported.
 #[derive(Debug, Default)]
-struct Exported {
-    kind: String,
+pub(crate) struct Exported {
+    pub(crate) kind: String,
     unit: String,
     help: String,
-    labels: BTreeSet<String>,
+    pub(crate) labels: BTreeSet<String>,
     /// Its samples, by their name and labels.
     samples: BTreeMap<String, f64>,
 }
@@ -76,7 +76,7 @@ fn parsed(text: &str) -> BTreeMap<String, Exported> {
         .collect()
 }
 
-async fn metrics(at: SocketAddr) -> BTreeMap<String, Exported> {
+pub(crate) async fn metrics(at: SocketAddr) -> BTreeMap<String, Exported> {
     let answer = get(at, "/metrics").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(

@@ -63,7 +63,7 @@ impl Relay {
         );
         registry.register(
             "relay_failures",
-            "Connections that ended because a client took nothing for too long",
+            "Connections that ended because a client was too slow, or silent for too long",
             new.failures.clone(),
         );
         // Both stand there from the start, so that a first event is a step from 0 and no new series.
@@ -114,7 +114,7 @@ impl Open {
         self.laggards.inc();
     }
 
-    /// It took nothing for too long.
+    /// It was too slow, or silent.
     pub(in crate::server) fn failed(&self) {
         self.failures.inc();
     }

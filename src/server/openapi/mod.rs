@@ -11,8 +11,8 @@ use std::sync::LazyLock;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::{HttpMethod, Operation};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::path::{HttpMethod, Operation, Parameter};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -22,6 +22,7 @@ use utoipa::{Modify, OpenApi};
 pub(super) use self::problems::*;
 pub(super) use self::schemas::*;
 use super::{batch, changes, entries, gate, health, listing, metrics, relay};
+use crate::core::Key;
 
 /// What the document says of the whole.
 const ABOUT: &str = "The configuration of a store, held in memory by every server.\n\n\
@@ -55,9 +56,9 @@ const ABOUT: &str = "The configuration of a store, held in memory by every serve
         document,
     ),
     components(
-        schemas(Problem, Conflict, Event),
+        schemas(Problem, Conflict, Acknowledgement, Event, Key, After, Any, Cursor, ETag, ETags, IdempotencyKey),
         responses(
-            BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Gone, PreconditionFailed, TooLarge,
+            AlreadyDone, BadRequest, Unauthorized, Forbidden, NotFound, Internal, MethodNotAllowed, RequestTimeout, Gone, PreconditionFailed, TooLarge,
             TooManyRequests, Unavailable, OutcomeUnknown,
         )
     ),
@@ -100,7 +101,11 @@ impl Modify for Common {
 fn complete(operation: &mut Operation, open: bool) {
     let guarded = ["Unauthorized", "TooManyRequests"];
     let statuses = [("401", guarded[0]), ("429", guarded[1])];
-    let everywhere = [("403", "Forbidden"), ("503", "Unavailable")];
+    let everywhere = [
+        ("403", "Forbidden"),
+        ("500", "Internal"),
+        ("503", "Unavailable"),
+    ];
     let added = statuses.iter().filter(|_| !open).chain(&everywhere);
     for (status, name) in added {
         let reference = utoipa::openapi::Ref::from_response_name(*name);
@@ -110,6 +115,11 @@ fn complete(operation: &mut Operation, open: bool) {
     }
     for response in operation.responses.responses.values_mut() {
         name_requests(response);
+    }
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter {
+            leave_out_null(parameter);
+        }
     }
     operation.security = Some(if open {
         vec![SecurityRequirement::default()]
@@ -122,6 +132,35 @@ fn complete(operation: &mut Operation, open: bool) {
             SecurityRequirement::new("bearer", none),
         ]
     });
+}
+
+/// What is left out of a URL or a header is not there; nothing is null in them.
+fn leave_out_null(parameter: &mut Parameter) {
+    let Some(RefOr::T(schema)) = &mut parameter.schema else {
+        return;
+    };
+    match schema {
+        Schema::Object(object) => {
+            if let SchemaType::Array(types) = &object.schema_type
+                && let [only, Type::Null] | [Type::Null, only] = &types[..]
+            {
+                object.schema_type = SchemaType::Type(only.clone());
+            }
+        }
+        Schema::OneOf(choices) => {
+            let is_null = |choice: &RefOr<Schema>| {
+                let RefOr::T(Schema::Object(choice)) = choice else {
+                    return false;
+                };
+                matches!(choice.schema_type, SchemaType::Type(Type::Null))
+            };
+            choices.items.retain(|choice| !is_null(choice));
+            if let [only] = &choices.items[..] {
+                parameter.schema = Some(only.clone());
+            }
+        }
+        _ => {}
+    }
 }
 
 fn name_requests(response: &mut RefOr<Response>) {

@@ -12,7 +12,7 @@ use utoipa::{ToResponse, ToSchema};
 #[serde(rename_all = "camelCase")]
 pub(in crate::server) struct Problem {
     /// Names the kind: `urn:sync-config:problem:` with `bad-request`, `unauthorized`, `forbidden`, `not-found`,
-    /// `method-not-allowed`, `request-timeout`, `too-old`, `precondition-failed`, `too-large`, `too-many-requests`, `internal`,
+    /// `method-not-allowed`, `request-timeout`, `already-done`, `too-old`, `precondition-failed`, `too-large`, `too-many-requests`, `internal`,
     /// `not-ready`, `unavailable` or `outcome-unknown`.
     #[schema(
         example = "urn:sync-config:problem:not-found",
@@ -63,7 +63,7 @@ macro_rules! problems {
         $(#[$about])*
         #[derive(ToResponse)]
         #[response(content_type = "application/problem+json")]
-        pub(in crate::server) struct $name(#[to_schema] Problem);
+        pub(in crate::server) struct $name(Problem);
     )*};
 }
 
@@ -74,6 +74,8 @@ problems! {
     Unauthorized,
     /// The key, the page's site, or the service's role in the database may not do this.
     Forbidden,
+    /// A write under this `Idempotency-Key` was done before, and the key has no value now.
+    AlreadyDone,
     /// There is nothing there.
     NotFound,
     /// The path does not take this method; the header `Allow` names those it takes.
@@ -91,6 +93,8 @@ problems! {
     /// Nothing was done: not loaded yet, shutting down, too much under way, or the database is away; `Retry-After` says when to
     /// come again.
     Unavailable,
+    /// A fault of the service; its log says why.
+    Internal,
     /// The database's answer was lost: the write was applied or it was not.
     OutcomeUnknown,
 }

@@ -10,15 +10,16 @@ use serde_json::{Value, json};
 use super::registry::Shown;
 use crate::server::Shared;
 use crate::server::identity::{Identity, Role};
+use crate::server::openapi::Stats;
 use crate::server::problem::Problem;
 use crate::wire::timestamp;
 
-/// Who follows
+/// Who is connected
 ///
-/// The connections of this server, what their clients have acknowledged, and what was delivered.
+/// The connections of this server, its clients, and what was delivered over them since the start.
 #[utoipa::path(
     get, path = "/v1/stats", tag = "operation", operation_id = "stats",
-    responses((status = 200, description = "The statistics", body = Object))
+    responses((status = 200, description = "The statistics", body = Stats))
 )]
 pub(in crate::server) async fn stats(
     State(app): State<Shared>,

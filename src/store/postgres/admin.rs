@@ -27,11 +27,6 @@ impl Admin {
         Ok(Self { store })
     }
 
-    /// Names the store for people, without a password.
-    pub(crate) fn describe(&self) -> String {
-        self.store.description.clone()
-    }
-
     /// Brings the schema up to date and the notices to the channel of the settings. Answers with the table's name and
     /// what was done.
     pub(crate) async fn migrate(&self) -> Result<(String, Migrated)> {

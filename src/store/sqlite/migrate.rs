@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::params;
 
-use super::bench::Bench;
+use super::bench::{Bench, bytes};
 use super::desk::Desk;
 use super::fault::Outcome;
 use super::queries::Names;
@@ -19,14 +19,14 @@ use crate::core::{Epoch, RevisionId};
 use crate::error::{Error, Result};
 
 /// The version of the schema that old and new instances share.
-const MAJOR: i64 = 1;
+pub(super) const MAJOR: i64 = 1;
 
 /// What a file says that is nothing but a store: `scfg`.
-const APPLICATION_ID: i64 = 0x7363_6667;
+pub(super) const APPLICATION_ID: i64 = 0x7363_6667;
 
-const WHAT: &str = "preparing the SQLite file";
+pub(super) const PREPARING: &str = "preparing the SQLite file";
 
-const MIGRATIONS: [(&str, &str); 2] = [
+pub(super) const MIGRATIONS: [(&str, &str); 2] = [
     (
         "0001_tables",
         include_str!("../../../sql/sqlite/migrations/0001_tables.sql"),
@@ -54,9 +54,24 @@ const TABLES: [&str; 11] = [
 /// What 0002 makes.
 const TRIGGERS: [&str; 3] = ["on_insert", "on_update", "on_delete"];
 
+/// What was done to the schema.
+#[derive(Debug, Default)]
+pub(crate) struct Migrated {
+    /// Whether the table was there before.
+    pub(crate) adopted: bool,
+    /// The migrations that were run.
+    pub(crate) applied: Vec<&'static str>,
+    /// Triggers that somebody had dropped.
+    pub(crate) restored: Vec<String>,
+    /// Some of the rows that can have no revision, and why.
+    pub(crate) hidden: Vec<(String, String)>,
+}
+
 /// What a look at the schema found.
 #[derive(Default)]
 struct Found {
+    /// A table is there that can be adopted.
+    adoptable: bool,
     /// Nothing at all is in the file.
     empty: bool,
     /// Migrations that are still to be run.
@@ -68,20 +83,26 @@ struct Found {
 }
 
 /// Makes sure of the schema, and that what others wrote meanwhile has its revision.
-pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> Result<()> {
+pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> Result<Migrated> {
+    let mut migrated = Migrated::default();
     desk.shared.may_create.store(may_migrate, Ordering::Release);
-    let mut found = desk.read(WHAT, look)?;
+    let mut found = desk.read(PREPARING, look)?;
     if !found.due.is_empty() {
         if !may_migrate {
             let problem =
                 "the schema is missing or older; start once with the setting migrate = true";
-            return Err(Error::refused(WHAT, problem));
+            return Err(Error::refused(PREPARING, problem));
         }
         // Another process may have been faster.
-        found = desk.change(Some(turn), WHAT, |bench| {
+        (found, migrated) = desk.change(Some(turn), PREPARING, |bench| {
             let found = look(bench)?;
             migrate(bench, &found)?;
-            look(bench)
+            let migrated = Migrated {
+                adopted: found.adoptable,
+                applied: found.due.iter().map(|(name, _)| *name).collect(),
+                ..Migrated::default()
+            };
+            Ok((look(bench)?, migrated))
         })?;
     }
     desk.shared.may_create.store(false, Ordering::Release);
@@ -91,10 +112,10 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
             triggers,
             "triggers of the table were dropped and are made again; the next audit finds what was written meanwhile"
         );
-        desk.change(None, WHAT, |bench| batch(bench, JOURNAL))?;
+        desk.change(None, PREPARING, |bench| batch(bench, JOURNAL))?;
     }
     if found.waits {
-        let sealed = desk.change(None, WHAT, |bench| bench.seal_pending());
+        let sealed = desk.change(None, PREPARING, |bench| bench.seal_pending());
         match sealed {
             Err(error) if error.is_denied() || error.is_unavailable() => {
                 tracing::warn!(%error, "what others wrote to the file has no revision yet, and is not shown");
@@ -102,7 +123,26 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
             sealed => drop(sealed?),
         }
     }
-    Ok(())
+    migrated.restored = found.dropped;
+    migrated.hidden = desk.read(PREPARING, hidden)?;
+    Ok(migrated)
+}
+
+/// Some of the rows that can have no revision.
+fn hidden(bench: &Bench<'_>) -> Outcome<Vec<(String, String)>> {
+    let names = &bench.shared.names;
+    let sql = names.render(include_str!("../../../sql/sqlite/hidden.sql"));
+    let mut statement = bench.statement(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let lossy = |at| {
+            let text = bytes(row, at)?.unwrap_or_default();
+            Outcome::Ok(String::from_utf8_lossy(text).into_owned())
+        };
+        found.push((lossy(0)?, lossy(1)?));
+    }
+    Ok(found)
 }
 
 fn look(bench: &Bench<'_>) -> Outcome<Found> {
@@ -137,10 +177,11 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
                 "{:?} is somebody else's; choose another table_name",
                 names.helper(taken)
             );
-            return Err(Error::refused(WHAT, problem).into());
+            return Err(Error::refused(PREPARING, problem).into());
         }
         if objects.contains(names.table()) {
             adoptable(bench, names)?;
+            found.adoptable = true;
         }
         return Ok(found);
     }
@@ -149,14 +190,14 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
             "{:?} is missing; restore the file from a backup",
             names.helper(missing)
         );
-        return Err(Error::refused(WHAT, problem).into());
+        return Err(Error::refused(PREPARING, problem).into());
     }
     if !objects.contains(names.table()) {
         let problem = format!(
             "the table {:?} is missing; restore the file from a backup",
             names.table()
         );
-        return Err(Error::refused(WHAT, problem).into());
+        return Err(Error::refused(PREPARING, problem).into());
     }
     sound(bench, names)?;
     if applied.contains_key("0002_journal") {
@@ -194,7 +235,7 @@ fn applied(bench: &Bench<'_>) -> Outcome<BTreeMap<String, i64>> {
             let problem = format!(
                 "migration {name} was recorded with another text; is this a build of another branch?"
             );
-            return Err(Error::refused(WHAT, problem).into());
+            return Err(Error::refused(PREPARING, problem).into());
         }
     }
     Ok(applied)
@@ -212,7 +253,7 @@ fn sound(bench: &Bench<'_>, names: &Names) -> Outcome<()> {
     let whole = names.render(include_str!("../../../sql/sqlite/whole.sql"));
     if !bench.holds(&whole, [])? {
         let problem = "head and journal contradict each other; restore the file from a backup";
-        return Err(Error::refused(WHAT, problem).into());
+        return Err(Error::refused(PREPARING, problem).into());
     }
     Ok(())
 }
@@ -226,7 +267,7 @@ fn adoptable(bench: &Bench<'_>, names: &Names) -> Outcome<()> {
         "{:?} is there already and cannot be adopted; it takes a table with the columns key, value and updated_at, a unique key that is compared by its bytes, and no other column that must be given a value",
         names.table()
     );
-    Err(Error::refused(WHAT, problem).into())
+    Err(Error::refused(PREPARING, problem).into())
 }
 
 fn migrate(bench: &Bench<'_>, found: &Found) -> Outcome<()> {
@@ -273,9 +314,9 @@ fn newer(major: i64) -> Error {
     let problem = format!(
         "the schema's version is {major}, and this program knows {MAJOR}; take a newer program"
     );
-    Error::refused(WHAT, problem)
+    Error::refused(PREPARING, problem)
 }
 
-fn checksum(sql: &str) -> i64 {
+pub(super) fn checksum(sql: &str) -> i64 {
     i64::from(crc32fast::hash(sql.as_bytes()))
 }

@@ -5,14 +5,18 @@
 //! uses this library gives it a revision, several transactions perhaps one, each whole. Readers are shown the newest
 //! revision, never what is pending. Not guaranteed: anything on a network file system, whose locks SQLite cannot trust.
 
+#[cfg(feature = "cli")]
+pub(crate) mod admin;
 mod bench;
 mod consumers;
 mod desk;
 mod fault;
 pub(crate) mod joined;
-mod migrate;
+pub(crate) mod migrate;
 mod queries;
 mod reading;
+#[cfg(feature = "cli")]
+mod script;
 mod sealing;
 #[cfg(test)]
 mod tests;
@@ -22,7 +26,7 @@ mod watching;
 mod worker;
 mod writing;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,11 +81,9 @@ impl SqliteStore {
         sources: Sources,
         read_only: bool,
     ) -> Result<Self> {
-        let path = std::path::absolute(path)
-            .map_err(|error| Error::refused("the path of the SQLite file", error))?;
-        let (place, table) = (path.display(), &settings.table_name);
-        let description = format!("SQLite {place} table {table}");
-        let names = Names::new(table);
+        let path = absolute(path)?;
+        let description = described(settings, &path);
+        let names = Names::new(&settings.table_name);
         let shared = Arc::new(Shared {
             path,
             queries: Queries::new(&names),
@@ -109,11 +111,17 @@ impl SqliteStore {
         })
     }
 
+    /// Names the store of a file for people. Nothing is opened.
+    #[cfg(feature = "cli")]
+    pub(crate) fn describe_file(settings: &Settings, path: &Path) -> Result<String> {
+        Ok(described(settings, &absolute(path)?))
+    }
+
     async fn ready(&self) -> Result<()> {
         let prepare = || async {
             let (what, migrate) = ("preparing the SQLite file", self.migrate);
             self.turn(what, move |desk, turn| {
-                migrate::prepare(desk, turn, migrate)
+                migrate::prepare(desk, turn, migrate).map(drop)
             })
             .await
         };
@@ -270,6 +278,16 @@ impl Store for SqliteStore {
         self.writer.close(false).await;
         self.reader.close(true).await;
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path);
+    path.map_err(|error| Error::refused("the path of the SQLite file", error))
+}
+
+fn described(settings: &Settings, path: &Path) -> String {
+    let (place, table) = (path.display(), &settings.table_name);
+    format!("SQLite {place} table {table}")
 }
 
 /// The same request, for another thread. Keys and values are shared.

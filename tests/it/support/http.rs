@@ -214,6 +214,16 @@ impl Watch {
         Self::over(tcp).await
     }
 
+    /// Asks for a watch, and answers with the status alone.
+    pub(crate) async fn asked(address: SocketAddr, query: &str, headers: &[(&str, &str)]) -> u16 {
+        let path = format!("/v1/watch{query}");
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let head = head(address, "GET", &path, headers, None);
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let answered = timeout(PATIENCE, async { Connection::new(tcp).head().await });
+        answered.await.unwrap().0
+    }
+
     /// Reads a watch that was asked for on a connection.
     pub(crate) async fn over(tcp: TcpStream) -> Self {
         let mut connection = Connection::new(tcp);

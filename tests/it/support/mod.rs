@@ -16,6 +16,8 @@ pub(crate) mod fetch;
 pub(crate) mod foreign;
 #[cfg(feature = "cli")]
 pub(crate) mod http;
+#[cfg(feature = "cli")]
+pub(crate) mod keys;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
 pub(crate) mod pgbouncer;

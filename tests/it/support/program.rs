@@ -30,6 +30,8 @@ pub(crate) fn program(database_url: Option<&str>, args: &[&str]) -> Command {
     command
         .args(args)
         .env("SYNC_CONFIG_RECONNECT_INTERVAL", "100ms")
+        // A store of whoever runs the tests is none of theirs.
+        .env("XDG_DATA_HOME", "/nowhere")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command

@@ -42,6 +42,36 @@ impl SqliteFile {
         &self.directory.0
     }
 
+    /// The URL that names it.
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite:{}", self.path().display())
+    }
+
+    /// Has the stock `sqlite3` program run statements and commands; answers with what it prints and says.
+    #[cfg(feature = "cli")]
+    pub(crate) fn stock_shell(&self, script: &str) -> String {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut command = Command::new("sqlite3");
+        command.arg("-batch").arg(self.path());
+        let pipes = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap_or_else(|error| {
+            panic!(
+                "the sqlite3 shell cannot be started: {error}; on Debian apt-get install sqlite3"
+            )
+        });
+        let mut stdin = child.stdin.take().unwrap();
+        // It ends at the first error that a script wants to stop at.
+        drop(stdin.write_all(script.as_bytes()));
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        texts.concat()
+    }
+
     /// Another connection, which knows nothing of the library.
     pub(crate) fn shell(&self) -> Shell {
         Shell(Connection::open(self.path()).unwrap())
