@@ -1,4 +1,4 @@
-//! A guide in eight parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
+//! A guide in nine parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
 //!
 //! 1. [`guarantees`]: what holds, what does not, and by which rule.
 //! 2. [`reading`]: from memory, in one view, typed, and fresh.
@@ -8,6 +8,7 @@
 //! 6. [`operating`]: what to set, to watch and to do.
 //! 7. [`metrics`]: what `/metrics` tells, and what to be woken for.
 //! 8. [`security`]: who is let in by the HTTP service, and how.
+//! 9. [`relay`]: what clients of the HTTP service are told, by WebSocket and server-sent events.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -32,3 +33,6 @@ pub mod metrics {}
 
 #[doc = include_str!("guide/security.md")]
 pub mod security {}
+
+#[doc = include_str!("guide/relay.md")]
+pub mod relay {}

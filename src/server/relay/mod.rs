@@ -136,6 +136,12 @@ impl Relay {
         self.registry.emptied().await;
     }
 
+    /// Whether the place of the newest event is known, if there are events.
+    pub(super) fn hears_events(&self) -> bool {
+        let events = self.events.as_ref();
+        events.is_none_or(|events| events.hub.end_now().is_some())
+    }
+
     /// Runs a stream, which ends with the server at the latest.
     fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
