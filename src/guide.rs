@@ -1,4 +1,4 @@
-//! A guide in eight parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
+//! A guide in nine parts, from what is promised to what an operator watches. Nothing here is code: each part is a page.
 //!
 //! 1. [`guarantees`]: what holds, what does not, and by which rule.
 //! 2. [`reading`]: from memory, in one view, typed, and fresh.
@@ -7,8 +7,9 @@
 //! 5. [`testing`]: a store in memory, and one with faults.
 //! 6. [`operating`]: what to set, to watch and to do.
 //! 7. [`security`]: who is let in by the HTTP service, and how.
-//! 8. [`remote`]: a replica without a database, on the relay of servers.
-//! 9. [`metrics`]: what `/metrics` tells, and what to be woken for.
+//! 8. [`relay`]: what clients of the HTTP service are told, by WebSocket and server-sent events.
+//! 9. [`remote`]: a replica without a database, on the relay of servers.
+//! 10. [`metrics`]: what `/metrics` tells, and what to be woken for.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -33,6 +34,9 @@ pub mod metrics {}
 
 #[doc = include_str!("guide/security.md")]
 pub mod security {}
+
+#[doc = include_str!("guide/relay.md")]
+pub mod relay {}
 
 #[doc = include_str!("guide/remote.md")]
 pub mod remote {}

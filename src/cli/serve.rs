@@ -212,9 +212,14 @@ impl Opened {
 
     /// The store of the events, beside the other one. In a database that others use as well it is made when somebody asks for it.
     async fn events(&self, asked: Events) -> Result<Option<Arc<ConfigService>>, Failure> {
-        let own = self.file.is_some() || self.local.is_some();
+        let url = self.settings.database_url.as_deref().unwrap_or_default();
+        let own = self.file.is_some() || self.local.is_some() || url.starts_with("sqlite:");
         if asked == Events::Off || (asked == Events::Auto && !own) {
             return Ok(None);
+        }
+        if url.starts_with("http://") || url.starts_with("https://") {
+            let problem = "--events on needs a store of one's own: events are published to the server that this one stands on";
+            return Err(Failure::Usage(problem.to_owned()));
         }
         let builder = self.builder(server::events_settings(&self.settings)?);
         Ok(Some(builder.without_waiting().start().await?))

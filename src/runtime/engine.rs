@@ -6,6 +6,8 @@
 #[cfg(feature = "server")]
 mod glance;
 mod kept;
+#[cfg(feature = "server")]
+mod past;
 mod publishing;
 #[cfg(feature = "testing")]
 mod tested;
@@ -230,29 +232,6 @@ impl Engine {
     #[cfg(feature = "server")]
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         *self.shown.borrow()
-    }
-
-    /// Whether a revision put a key that was absent before; `None` when it is not among those remembered.
-    #[cfg(feature = "server")]
-    pub(crate) fn created(&self, cursor: Cursor, key: &str) -> Option<bool> {
-        let replica = self.replica();
-        let set = replica.remembered(cursor)?;
-        let change = set
-            .changes()
-            .iter()
-            .find(|change| change.key().as_str() == key)?;
-        Some(change.old().is_none() && change.new().is_some())
-    }
-
-    /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
-    #[cfg(feature = "server")]
-    pub(crate) fn since(
-        &self,
-        cursor: Cursor,
-    ) -> Option<(Arc<Snapshot>, Vec<Arc<crate::core::ChangeSet>>)> {
-        let replica = self.replica();
-        let later = replica.sets_after(cursor)?;
-        Some((self.current(&replica)?.snapshot.clone(), later))
     }
 
     pub(crate) fn checksum(&self) -> Result<Checksum> {

@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use futures_util::StreamExt;
 
-use super::budget::Budget;
+use super::budget::{Budget, Share};
 use super::problem::Problem;
 
 /// How long a body may take. Shorter than the request's own timeout, so that a slow body is told as one.
@@ -20,14 +20,15 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// the connection closes never sees the answer.
 const MAX_WASTE: usize = 16 * 1_048_576;
 
-/// Reads a body of at most `most` bytes, held within `budget`; `what` says of the bound what it is for.
+/// Reads a body of at most `most` bytes, and takes a share of `budget` for it, to be kept for as long as what is made of it; `what`
+/// says of the bound what it is for.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     most: usize,
     what: &str,
     budget: &Budget,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<(Vec<u8>, Share), Problem> {
     let read = collect(headers, body, most, what, budget);
     let read = tokio::time::timeout(TIMEOUT, read).await;
     read.map_err(|_| Problem::slow_body())?
@@ -39,7 +40,7 @@ async fn collect(
     most: usize,
     what: &str,
     budget: &Budget,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<(Vec<u8>, Share), Problem> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -63,5 +64,5 @@ async fn collect(
         let detail = format!("the body is longer than {most} bytes; {what}");
         return Err(Problem::too_large(detail));
     }
-    Ok(bytes)
+    Ok((bytes, share))
 }

@@ -115,6 +115,13 @@ pub(super) async fn changes(
         Problem::bad_request(problem)
     })?;
     let shown = place::shown(&app)?;
+    // Kept until the answer has its share of memory: so much as the journal gives at once is held by few. The semaphore is never
+    // closed.
+    let _turn = if from == shown {
+        None
+    } else {
+        app.journal.acquire().await.ok()
+    };
     let recorded = if from == shown {
         Vec::new()
     } else {
@@ -145,10 +152,7 @@ pub(super) async fn changes(
     Ok(place::told(next, whole(text, share)))
 }
 
-/// Reads the journal, when its turn comes.
 async fn read(app: &App, from: Cursor, limit: u32) -> Result<Vec<Recorded>, Problem> {
-    // The semaphore is never closed.
-    let _turn = app.journal.acquire().await;
     let page = app.service.history(from, limit).await?;
     page.ok_or_else(|| {
         Problem::too_old(

@@ -99,7 +99,7 @@ pub(super) async fn put(
     identity.demand(Role::Write)?;
     identity.demand_key(&key)?;
     let what = format!("a value may have {MAX_VALUE_BYTES}");
-    let body = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
+    let (body, _share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|_| Problem::bad_request("the body is not UTF-8, which JSON has to be"))?;
     let value = Value::parse(text).map_err(|error| {

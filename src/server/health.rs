@@ -49,6 +49,13 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
     if let Some(problem) = app.door.problem() {
         return Problem::not_ready(vec![problem]).into_response();
     }
+    // A client that came now would not know its place among the events. Where a kept state stands in for the database, that is
+    // better than nothing.
+    if app.service.cursor().is_some() && app.service.stale().is_none() && !app.relay.hears_events()
+    {
+        let reason = "the events have not been loaded from the database yet";
+        return Problem::not_ready(vec![reason.to_owned()]).into_response();
+    }
     let open = matches!(app.door, Door::Open { .. });
     if app.service.cursor().is_some() && !open {
         let stale = app.service.stale().is_some();

@@ -141,10 +141,9 @@ pub(crate) async fn serve(
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
-    let metrics = Metrics::of(service.clone());
     let app = Arc::new(App {
         names: Names::of(service.clock().random()),
-        metrics,
+        metrics: Metrics::of(service.clone()),
         service,
         door,
         origins: options.origins,

@@ -97,6 +97,8 @@ mod server_metrics;
 #[cfg(feature = "server")]
 mod server_openapi;
 #[cfg(feature = "server")]
+mod server_pages;
+#[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;

@@ -8,10 +8,13 @@ use crate::support::http::{Answer, Watch, get, put, request};
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
 
+/// Paths with their methods.
+type Operations = BTreeSet<(String, String)>;
+
 /// A server's document, and what has been held against it.
 struct Document {
     text: Value,
-    asked: BTreeSet<(String, String)>,
+    asked: Operations,
 }
 
 impl Document {
@@ -112,7 +115,7 @@ impl Document {
     }
 
     /// The operations that have been asked for with success, and all there are.
-    fn coverage(&self) -> (BTreeSet<(String, String)>, BTreeSet<(String, String)>) {
+    fn coverage(&self) -> (Operations, Operations) {
         let mut all = BTreeSet::new();
         for (path, item) in self.text["paths"].as_object().unwrap() {
             for method in item.as_object().unwrap().keys() {
@@ -126,7 +129,7 @@ impl Document {
 #[tokio::test]
 async fn every_documented_route_answers_as_documented() {
     let db = TestDb::new().await;
-    let at = Server::start(db.url()).await;
+    let at = Server::start_with(db.url(), &["--events", "on"], &[]).await;
     let mut api = Document::of(&at).await;
     at.until("/v1/status", |answer| answer.json()["mode"] == "push")
         .await;
@@ -268,6 +271,31 @@ async fn every_documented_route_answers_as_documented() {
         "",
     )
     .await;
+    let event = json!({ "type": "deploy.done", "payload": { "x": 1 }, "to": { "prefix": "a/" }, "correlationId": "c" });
+    for to in [
+        json!("all"),
+        json!({ "client": "c" }),
+        json!({ "prefix": "a/" }),
+    ] {
+        let mut event = event.clone();
+        event["to"] = to;
+        let faults = api.faults(
+            &json!({ "$ref": "#/components/schemas/Publication" }),
+            &event,
+        );
+        assert!(faults.is_empty(), "{faults:?}");
+        api.ask(
+            &at,
+            "POST",
+            "/v1/events",
+            "/v1/events",
+            &[],
+            &event.to_string(),
+        )
+        .await;
+    }
+    api.ask(&at, "POST", "/v1/events", "/v1/events", &[], "{}")
+        .await;
     for path in [
         "/",
         "/healthz",

@@ -95,9 +95,13 @@ pub(in crate::server) async fn measured(
     next: Next,
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>();
-    let route = route
-        .map_or(NO_ROUTE, MatchedPath::as_str)
-        .replace("{*", "{");
+    let route = match route.map(MatchedPath::as_str) {
+        // The first is for a key that is missing.
+        Some("/v1/config/" | "/v1/config/{*key}") => "/v1/config/{key}",
+        Some(route) => route,
+        None => NO_ROUTE,
+    };
+    let route = route.to_owned();
     let method = named(request.method());
     let http = &app.metrics.http;
     let begun = app.service.clock().now();

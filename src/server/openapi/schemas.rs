@@ -152,6 +152,47 @@ pub(in crate::server) struct Event {
     last: bool,
 }
 
+/// What is to be published.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::server) struct Publication {
+    /// What clients know it by; none of the relay's own types.
+    #[schema(pattern = "^[A-Za-z0-9._:/-]{1,128}$")]
+    r#type: String,
+    /// Any JSON value.
+    payload: serde_json::Value,
+    to: Target,
+    #[schema(required = false, max_length = 256)]
+    correlation_id: String,
+}
+
+/// To whom it goes.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) enum Target {
+    /// To the client of this name.
+    Client(String),
+    /// To those who watch keys with this prefix.
+    Prefix(String),
+    /// To everybody.
+    All,
+}
+
+/// An event that was published.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::server) struct Published {
+    id: String,
+    /// Its place among the events.
+    revision: Revision,
+    #[schema(value_type = Cursor)]
+    cursor: String,
+    /// An earlier request under the same idempotency key had published it.
+    replayed: bool,
+    #[schema(format = DateTime)]
+    accepted_at: String,
+}
+
 /// The first message of a stream: the data of `ack`, the payload of `connection.ack`.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

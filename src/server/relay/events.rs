@@ -23,7 +23,7 @@ use crate::core::{Key, MAX_VALUE_BYTES, RevisionId};
 use crate::error::Error;
 use crate::server::batch::idempotency_key;
 use crate::server::identity::{Identity, Role};
-use crate::server::openapi::{BadRequest, TooLarge};
+use crate::server::openapi::{self, BadRequest, TooLarge};
 use crate::server::problem::Problem;
 use crate::server::{Shared, body, message};
 use crate::settings::Settings;
@@ -144,11 +144,12 @@ impl<'a> Published<'a> {
 /// to those that come back with their cursor within the retention.
 #[utoipa::path(
     post, path = "/v1/events", tag = "changes", operation_id = "publish",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes sending it again safe")),
-    request_body(content = Object, description = "`{type, payload, to: {client} | {prefix} | \"all\", correlationId?}`"),
+    params(("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe")),
+    request_body(content = openapi::Publication, description = "The event, at most 1 MiB", content_type = "application/json"),
     responses(
-        (status = 202, description = "It is durable: its id, and its place among the events", body = Object),
-        (status = 400, response = BadRequest), (status = 413, response = TooLarge)
+        (status = 202, description = "It is durable: its id, and its place among the events", body = openapi::Published),
+        (status = 400, response = BadRequest), (status = 408, response = openapi::RequestTimeout), (status = 413, response = TooLarge),
+        (status = 504, response = openapi::OutcomeUnknown)
     )
 )]
 pub(in crate::server) async fn publish(
@@ -163,9 +164,9 @@ pub(in crate::server) async fn publish(
             "this server has no events; start it with --events on",
         ));
     };
-    let idempotency = idempotency_key(&headers)?;
+    let idempotency = idempotency_key(&headers)?.map(|key| identity.once(key));
     let what = format!("an event may have {MAX_VALUE_BYTES}");
-    let text = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
+    let (text, _share) = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
     let asked: Asked = serde_json::from_slice(&text)
         .map_err(|error| Problem::bad_request(format!("{SHAPE}: {error}")))?;
     let target = checked(&asked, &identity)?;

@@ -3,8 +3,12 @@
 //! Guarantees: each in its own order; every message that has a cursor names the client's place in both, so that whoever resumes
 //! with it misses nothing of either.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Bytes;
 
+use super::Station;
 use super::asked::Asked;
 use super::frames::{Framing, Other};
 use super::registry::Admitted;
@@ -16,7 +20,12 @@ use crate::server::Shared;
 pub(super) struct Feed {
     config: Source,
     events: Option<Source>,
+    /// The events that a client's place is looked up in before anything else.
+    awaited: Option<Arc<Station>>,
 }
+
+/// How long the first message waits for the place of the newest event, without which it names none.
+const PLACE: Duration = Duration::from_secs(2);
 
 impl Feed {
     pub(super) fn new(app: &Shared, asked: &Asked, framing: Framing, admitted: &Admitted) -> Self {
@@ -25,6 +34,7 @@ impl Feed {
         // Until its place there is found, the one that it came with is its place.
         config.beside(asked.events_after.map_or(Other::None, Other::Events));
         Self {
+            awaited: events.filter(|_| asked.events_after.is_none()).cloned(),
             events: events
                 .map(|station| Source::of_events(app, station, asked, framing, &admitted.open)),
             config,
@@ -33,6 +43,10 @@ impl Feed {
 
     /// Waits for the next messages. May be cancelled at any time and loses nothing.
     pub(super) async fn next(&mut self) -> Result<Vec<Bytes>, Ended> {
+        if let Some(station) = &self.awaited {
+            drop(tokio::time::timeout(PLACE, station.hub.end()).await);
+            self.awaited = None;
+        }
         loop {
             self.agree();
             let Some(events) = &mut self.events else {

@@ -12,6 +12,7 @@ mod feed;
 mod frames;
 mod hub;
 mod interest;
+mod parts;
 mod registry;
 mod replies;
 mod ring;
@@ -134,6 +135,12 @@ impl Relay {
     /// Waits until every stream has ended, which a stop leads to.
     pub(super) async fn drained(&self) {
         self.registry.emptied().await;
+    }
+
+    /// Whether the place of the newest event is known, if there are events.
+    pub(super) fn hears_events(&self) -> bool {
+        let events = self.events.as_ref();
+        events.is_none_or(|events| events.hub.end_now().is_some())
     }
 
     /// Runs a stream, which ends with the server at the latest.

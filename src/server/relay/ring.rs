@@ -149,3 +149,119 @@ impl Ring {
         After::Revisions
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::core::{Cause, Change, ChangeSet, Entry, Epoch, Key, Revision, RevisionId, Value};
+
+    fn at(epoch: u128, revision: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::from_u128(epoch),
+            revision: Revision::new(revision),
+            id: RevisionId::from_u128(epoch * 1_000_000 + u128::from(revision)),
+        }
+    }
+
+    /// A revision with a value of so many bytes.
+    fn told(cursor: Cursor, bytes: usize) -> Arc<Told> {
+        let value = format!("\"{}\"", "x".repeat(bytes));
+        let entry = Entry::new(Key::stored("k"), Value::stored(&value), cursor.revision, 0);
+        let changes = vec![Change {
+            key: Key::stored("k"),
+            old: None,
+            new: Some(Arc::new(entry)),
+        }];
+        let set = ChangeSet {
+            cursor,
+            cause: Cause::Remote,
+            changes,
+        };
+        Arc::new(Told::applied(Arc::new(set), SystemTime::UNIX_EPOCH))
+    }
+
+    fn filled(revisions: std::ops::RangeInclusive<u64>) -> Ring {
+        let mut ring = Ring::new();
+        ring.break_off(at(1, revisions.start() - 1));
+        for revision in revisions {
+            ring.push(told(at(1, revision), 1));
+        }
+        ring
+    }
+
+    fn after(ring: &Ring, place: u64) -> (After, Vec<u64>) {
+        let mut found = Vec::new();
+        let after = ring.after(place, usize::MAX, &mut found);
+        let revisions = found.iter().map(|told| told.cursor().revision.get());
+        (after, revisions.collect())
+    }
+
+    #[test]
+    fn a_known_revision_leads_to_exactly_the_next_ones() {
+        let ring = filled(11..=13);
+        for (revision, next) in [(10, vec![11, 12, 13]), (12, vec![13]), (13, vec![])] {
+            let place = ring.place(at(1, revision)).unwrap();
+            assert_eq!(after(&ring, place), (After::Revisions, next));
+        }
+        // Before, after, of another epoch, or with another id.
+        assert_eq!(ring.place(at(1, 9)), None);
+        assert_eq!(ring.place(at(1, 14)), None);
+        assert_eq!(ring.place(at(2, 12)), None);
+        let forged = Cursor {
+            id: RevisionId::from_u128(7),
+            ..at(1, 12)
+        };
+        assert_eq!(ring.place(forged), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_number_and_by_bytes() {
+        let mut ring = filled(1..=5);
+        let place = ring.place(at(1, 2)).unwrap();
+        for revision in 6..=(REVISIONS as u64 + 5) {
+            ring.push(told(at(1, revision), 1));
+        }
+        assert_eq!(ring.told.len(), REVISIONS);
+        assert_eq!(after(&ring, place).0, After::Fallen);
+        assert_eq!(ring.base(), Some(at(1, 5)));
+        let next = REVISIONS as u64 + 6;
+        for revision in next..next + 40 {
+            ring.push(told(at(1, revision), 1_000_000));
+        }
+        assert!(ring.told.len() <= BYTES / 1_000_000);
+        ring.push(told(at(1, next + 40), 2 * BYTES));
+        assert_eq!(ring.told.len(), 1, "one revision may be larger");
+    }
+
+    #[test]
+    fn nothing_leads_over_a_break_and_the_journal_leads_over_a_gap() {
+        let mut ring = filled(1..=3);
+        let (early, end) = (ring.place(at(1, 1)).unwrap(), ring.end());
+        ring.push(told(at(1, 9), 1));
+        assert_eq!(after(&ring, early).0, After::Fallen);
+        assert_eq!(after(&ring, end).0, After::Fallen);
+        let before = ring.end();
+        ring.break_off(at(2, 4));
+        for place in [early, end, before] {
+            assert_eq!(after(&ring, place).0, After::Broken);
+        }
+        let place = ring.place(at(2, 4)).unwrap();
+        ring.push(told(at(2, 5), 1));
+        assert_eq!(after(&ring, place), (After::Revisions, vec![5]));
+    }
+
+    #[test]
+    fn older_revisions_are_taken_in_where_they_lead_up_to_the_others() {
+        let mut ring = filled(11..=12);
+        let place = ring.place(at(1, 11)).unwrap();
+        let older: Vec<_> = (8..=10).map(|revision| told(at(1, revision), 1)).collect();
+        ring.extend_back(&older[..2], at(1, 7));
+        assert_eq!(ring.place(at(1, 7)), None, "there would be a hole");
+        ring.extend_back(&older, at(1, 7));
+        let from = ring.place(at(1, 7)).unwrap();
+        assert_eq!(after(&ring, from).1, [8, 9, 10, 11, 12]);
+        assert_eq!(after(&ring, place).1, [12], "places stay what they were");
+    }
+}

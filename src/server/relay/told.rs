@@ -12,9 +12,10 @@ use std::time::SystemTime;
 use axum::body::Bytes;
 
 use super::events::Published;
-use super::frames::{Framing, Items, Other, Parts};
+use super::frames::{Framing, Other};
 use super::hub::Channel;
 use super::interest::Interest;
+use super::parts::{Items, Parts};
 use crate::core::{Change, ChangeSet, Cursor, Entry, Key};
 use crate::server::scope::Scope;
 use crate::store::{Recorded, RecordedChange};

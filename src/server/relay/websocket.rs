@@ -103,6 +103,8 @@ enum End {
     Close(Close),
     /// The client has closed it, or it is broken.
     Gone,
+    /// In the middle of a message there is no way to say anything.
+    Stuck,
 }
 
 /// What happens next to a connection.
@@ -236,9 +238,10 @@ impl Connection {
     }
 
     async fn run(mut self) {
-        let end = self.talk().await;
-        let Err(End::Close(close)) = end else {
-            return;
+        let close = match self.talk().await {
+            Err(End::Close(close)) => close,
+            Err(End::Stuck) => return self.admitted.failed("the client takes nothing"),
+            Ok(()) | Err(End::Gone) => return,
         };
         match close {
             Close::Shutdown => {
@@ -350,7 +353,7 @@ impl Connection {
         };
         match timeout(PATIENCE, sending).await {
             Ok(sent) => sent?,
-            Err(_) => return Err(self.stuck()),
+            Err(_) => return Err(End::Stuck),
         }
         self.busy = self.now();
         let bytes = messages.iter().map(Bytes::len).sum();
@@ -360,12 +363,6 @@ impl Connection {
             self.admitted.open.told(told.revision.get(), at);
         }
         Ok(())
-    }
-
-    /// In the middle of a message there is no way to say anything.
-    fn stuck(&self) -> End {
-        self.admitted.failed("the client takes nothing");
-        End::Gone
     }
 }
 
@@ -406,7 +403,7 @@ fn taken<T>(sent: Result<Result<T, Error>, tokio::time::error::Elapsed>) -> Resu
     match sent {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(fault(&error)),
-        Err(_) => Err(End::Gone),
+        Err(_) => Err(End::Stuck),
     }
 }
 
