@@ -245,6 +245,12 @@ impl ConfigService {
         self.engine.created(cursor, key)
     }
 
+    /// What an operator's instruments read.
+    #[cfg(feature = "server")]
+    pub(crate) fn vitals(&self) -> crate::runtime::Vitals {
+        self.engine.vitals()
+    }
+
     /// The present state with what the revisions after a cursor changed, oldest first; `None` when they are not all remembered.
     #[cfg(feature = "server")]
     pub(crate) fn since(

@@ -146,7 +146,7 @@ pub const SPECS: &[Spec] = &[
     spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
     spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),
     spec("state_file", "SYNC_CONFIG_STATE_FILE", "", "a path", "where the last good state is kept, to be served, marked stale, when the database is away at the start"),
-    spec("api_key", "SYNC_CONFIG_API_KEY", "", "up to 512 visible characters of ASCII", "what a server is shown where `database_url` is that of one"),
+    spec("api_key", "SYNC_CONFIG_API_KEY", "", "visible characters of ASCII", "what a server is shown where `database_url` is that of one"),
     spec("ca_file", "SYNC_CONFIG_CA_FILE", "", "a path", "the authorities that such a server's certificate may be of, in PEM; without it the system's"),
     spec("max_state_age", "SYNC_CONFIG_MAX_STATE_AGE", "7days", "1s to 3650days", "a kept state that was not proven current for longer is not served"),
 ];

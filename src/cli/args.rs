@@ -1,15 +1,21 @@
 //! What can be asked for on the command line.
 
+mod keys;
+
+#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(super) use self::keys::{CreateKey, Keys, RotateKey};
 use super::doctor::Doctor;
+#[cfg(feature = "server")]
 use super::keys::lifetime;
+#[cfg(feature = "server")]
+use super::place::Hidden;
 use super::place::Place;
 use super::transfer::{copy::Copy, export::Export, import::Import};
 use super::watch::Watch;
-use crate::keys::Role;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -101,7 +107,7 @@ pub(super) enum Command {
     NewEpoch,
     /// Serves the configuration over HTTP.
     #[cfg(feature = "server")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Runs an instance that a test drives through stdin and that tells on stdout what happens to it.
     #[cfg(feature = "testing")]
     #[command(hide = true)]
@@ -197,64 +203,6 @@ pub(super) enum Consumers {
         /// The consumer.
         name: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Keys {
-    /// Makes a key for an identity that has none, and prints its token: once, on stdout.
-    Create(CreateKey),
-    /// Prints identity, id, times and rights of every key, and no secret.
-    List {
-        /// Prints JSON instead: [{"identity", "id", "role", "prefixes", "createdAt", "expiresAt", "expired"}].
-        #[arg(long)]
-        json: bool,
-    },
-    /// Makes a second key with the rights of the first, which goes on until it is revoked; prints its token.
-    Rotate(RotateKey),
-    /// Takes an identity's keys away. What they have open ends within a second, on every server.
-    Revoke {
-        /// Whose keys.
-        identity: String,
-        /// Only the key of this id.
-        #[arg(long, value_name = "ID")]
-        id: Option<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct CreateKey {
-    /// Whose key it is: 1 to 64 letters, digits and . _ - : @.
-    pub(super) identity: String,
-    /// What it may do: a writer reads as well, an admin does everything.
-    #[arg(long)]
-    pub(super) role: Role,
-    /// Only keys that begin with this; several times, for several of them.
-    #[arg(long, value_name = "PREFIX")]
-    pub(super) prefix: Vec<String>,
-    /// How long it lets somebody in, 90d for example; without it until it is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How many requests a minute each server takes of it, instead of the server's own bound; 0 is any number.
-    #[arg(long, value_name = "N")]
-    pub(super) requests_per_minute: Option<u32>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RotateKey {
-    /// Whose key is renewed.
-    pub(super) identity: String,
-    /// How long the new key lets somebody in; without it as long as the old one was made for.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How much longer the old key lets somebody in; without it until it expires or is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) old_expires: Option<Duration>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -364,6 +312,15 @@ pub(super) struct Serve {
         default_value = "6000"
     )]
     pub(super) requests_per_minute: u32,
+    /// The store whose API keys are asked for, where it is not the one that is served: a database or an SQLite file, as for
+    /// --url. A server that is fed by another server needs it beyond loopback.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SYNC_CONFIG_KEYS_URL",
+        hide_env_values = true
+    )]
+    pub(super) keys_url: Option<Hidden>,
     /// How long API keys are believed while their store cannot be reached: 1s to 3650days. A revocation meanwhile is not heard of.
     #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_KEYS_MAX_STALENESS", default_value = "1day", value_parser = lifetime)]
     pub(super) keys_max_staleness: Duration,
@@ -373,8 +330,23 @@ pub(super) struct Serve {
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    /// Whether events can be published to clients.
+    #[arg(long, env = "SYNC_CONFIG_EVENTS", default_value = "auto")]
+    pub(super) events: Events,
     #[command(flatten)]
     pub(super) relay: Relay,
+}
+
+/// Whether events can be published.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Events {
+    /// On, unless the store is a database that is given by its URL.
+    Auto,
+    /// In a second table beside the first one, whose name ends with _events.
+    On,
+    /// POST /v1/events is refused.
+    Off,
 }
 
 /// What clients of the relay may take.

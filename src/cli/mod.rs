@@ -91,7 +91,7 @@ async fn run(args: Args) -> Result<(), Failure> {
 async fn perform(place: &Place, settings: Settings, command: Command) -> Result<(), Failure> {
     #[cfg(feature = "server")]
     if let Command::Serve(options) = command {
-        return serve::serve(settings, place.data().as_deref(), options).await;
+        return serve::serve(settings, place.data().as_deref(), *options).await;
     }
     log::quiet();
     #[cfg(feature = "testing")]
@@ -119,7 +119,7 @@ async fn perform(place: &Place, settings: Settings, command: Command) -> Result<
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
-        Command::Serve(options) => serve::serve(settings, place.data().as_deref(), options).await,
+        Command::Serve(options) => serve::serve(settings, place.data().as_deref(), *options).await,
         #[cfg(feature = "testing")]
         Command::Agent(options) => agent::agent(settings, options).await,
     }

@@ -11,11 +11,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::args::{LogFormat, Serve, Store};
+use super::args::{Events, LogFormat, Serve, Store};
 use super::protection::Protection;
 use super::{Failure, data, log};
 use crate::core::shown;
-use crate::keys;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
 use crate::service::{Builder, ConfigService, describe};
@@ -58,11 +57,13 @@ pub(super) async fn serve(
     let service = opened.builder(opened.settings.clone());
     let service = service.without_waiting().start().await?;
     let keys = match rules {
-        Some(rules) => Some((opened.keys().await?, rules)),
+        Some(rules) => Some((opened.keys(&protection).await?, rules)),
         None => None,
     };
+    let events = opened.events(options.events).await?;
     let told = Options {
         keys: keys.clone(),
+        events: events.clone(),
         origins: protection.origins,
         tls: protection.tls,
         progress: options.progress_interval,
@@ -71,6 +72,9 @@ pub(super) async fn serve(
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
     if let Some((keys, _)) = keys {
         keys.shutdown().await?;
+    }
+    if let Some(events) = events {
+        events.shutdown().await?;
     }
     service.shutdown().await?;
     let Opened { local, pool, .. } = opened;
@@ -196,9 +200,24 @@ impl Opened {
     }
 
     /// The store of the API keys.
-    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
-        let builder = self.builder(keys::settings(&self.settings)?);
+    async fn keys(&self, protection: &Protection) -> Result<Arc<ConfigService>, Failure> {
+        let settings = protection.store(&self.settings)?;
+        let builder = if protection.keys_are_elsewhere() {
+            Builder::new(settings)
+        } else {
+            self.builder(settings)
+        };
         Ok(builder.without_waiting().start().await?)
+    }
+
+    /// The store of the events, beside the other one. In a database that others use as well it is made when somebody asks for it.
+    async fn events(&self, asked: Events) -> Result<Option<Arc<ConfigService>>, Failure> {
+        let own = self.file.is_some() || self.local.is_some();
+        if asked == Events::Off || (asked == Events::Auto && !own) {
+            return Ok(None);
+        }
+        let builder = self.builder(server::events_settings(&self.settings)?);
+        Ok(Some(builder.without_waiting().start().await?))
     }
 }
 

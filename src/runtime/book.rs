@@ -26,6 +26,21 @@ pub(crate) struct Pages {
     /// The state that stands in for the database, or did.
     pub(crate) stale: Option<Stale>,
     pub(crate) state_file: Option<StateFileStatus>,
+    pub(crate) tally: Tally,
+}
+
+/// What is counted for an operator's instruments alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Full resyncs by their cause.
+    pub(crate) resyncs: BTreeMap<&'static str, u64>,
+    /// Times it was proven that notices arrive, and times that failed.
+    pub(crate) listens_proven: u64,
+    pub(crate) listens_unproven: u64,
+    /// Times this instance folded the table itself.
+    pub(crate) audits: u64,
+    /// Revisions that this instance took out of the journal.
+    pub(crate) trimmed: u64,
 }
 
 impl Pages {
@@ -72,6 +87,7 @@ impl Pages {
             return;
         }
         self.heartbeat.resyncs += 1;
+        *self.tally.resyncs.entry(cause.as_str()).or_default() += 1;
         let mismatch = matches!(
             cause,
             ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
@@ -134,8 +150,12 @@ impl Book {
                 let why = shown(&why);
                 tracing::info!(%why, retry_in_ms = retry_in.as_millis(), "the listening session is not up; reads go on");
             }
-            Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
+            Told::ListenProven => {
+                pages.tally.listens_proven += 1;
+                tracing::info!(mode = "push", "notices are proven to arrive");
+            }
             Told::ListenUnproven { why } => {
+                pages.tally.listens_unproven += 1;
                 let why = shown(&why);
                 tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead");
             }

@@ -10,6 +10,8 @@ mod publishing;
 #[cfg(feature = "testing")]
 mod tested;
 mod under_way;
+#[cfg(feature = "server")]
+mod vitals;
 mod waiting;
 
 use std::collections::HashMap;
@@ -34,6 +36,9 @@ use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
 use crate::store::Recorded;
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
+
+#[cfg(feature = "server")]
+pub(crate) use vitals::Vitals;
 
 pub(crate) struct Engine {
     pub(crate) clock: Clock,

@@ -26,6 +26,11 @@ use super::{App, Shared};
 /// What is answered without a key: whether the process lives and can serve, and what there is to ask for.
 const OPEN: [&str; 5] = ["/", "/healthz", "/health", "/readyz", "/openapi.json"];
 
+/// Whether a path is answered without a key.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
+
 /// Who is let in.
 pub(super) enum Door {
     /// Everybody who can reach the address, which only this machine's own programs can.
@@ -125,7 +130,7 @@ fn admit(app: &App, request: &Request, allowed: bool) -> Result<Identity, Proble
         return Ok(Identity::anyone());
     };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && OPEN.contains(&request.uri().path()) {
+    if reads && is_open(request.uri().path()) {
         return Ok(Identity::nobody());
     }
     let peer = request.extensions().get::<Peer>().copied();

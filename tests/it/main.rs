@@ -30,6 +30,8 @@ mod bad_input;
 mod chaos;
 mod convergence;
 mod deaf_sessions;
+#[cfg(feature = "server")]
+mod deploy;
 mod documents;
 mod experiments;
 mod failover;
@@ -45,6 +47,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(feature = "server")]
+mod relay;
+#[cfg(feature = "server")]
+mod relay_events;
+#[cfg(feature = "server")]
+mod relay_foreign;
+#[cfg(feature = "server")]
+mod relay_herd;
+#[cfg(feature = "server")]
+mod relay_limits;
 #[cfg(all(feature = "remote", feature = "server"))]
 mod remote;
 #[cfg(all(feature = "remote", feature = "server"))]
@@ -75,9 +87,17 @@ mod server_batch;
 #[cfg(feature = "server")]
 mod server_keys;
 #[cfg(feature = "server")]
+mod server_keys_life;
+#[cfg(feature = "server")]
+mod server_keys_roles;
+#[cfg(feature = "server")]
 mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
+#[cfg(feature = "server")]
+mod server_metrics;
+#[cfg(feature = "server")]
+mod server_openapi;
 #[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]

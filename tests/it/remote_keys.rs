@@ -5,9 +5,11 @@ use sync_config::prelude::*;
 
 use crate::fleet::until_status;
 use crate::support::http;
-use crate::support::program::{program, run};
+use crate::support::program::{Scratch, Server, program, run};
 use crate::support::remote::{quick, serve, url};
 use crate::support::sqlite::SqliteFile;
+use crate::support::tls::Authority;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// Makes a key and answers with its token.
 async fn create(file: &SqliteFile, args: &[&str]) -> String {
@@ -88,7 +90,7 @@ async fn a_key_for_a_part_shows_that_part_and_says_so() {
     assert!(whole.status().reason.is_none());
     // Revisions of others are followed all the same, so that its own are read at once.
     let theirs = whole.set("c:1", 2).await.unwrap();
-    part.wait_for(theirs.cursor().into(), crate::support::wait::PATIENCE)
+    part.wait_for(theirs.cursor().into(), PATIENCE)
         .await
         .unwrap();
     let own = part.set("a:1", 3).await.unwrap();
@@ -121,4 +123,53 @@ async fn a_key_that_only_reads_writes_nothing() {
     let headers = [("Authorization", bearer.as_str())];
     let missing = http::request(server.address, "GET", "/v1/config/k", &headers, "").await;
     assert_eq!(missing.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_believed_only_by_a_certificate_of_its_name_and_of_a_known_authority() {
+    let (file, dir) = (SqliteFile::new(), Scratch::new("remote-tls"));
+    let authority = Authority::new("sctest authority");
+    let identity = authority.sign("sctest", &["localhost"]);
+    let written = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (ca, other) = (
+        written("ca.pem", &authority.pem()),
+        written("other.pem", &Authority::new("somebody else").pem()),
+    );
+    let (certificate, key) = (
+        written("server.pem", &identity.certificate),
+        written("server.key", &identity.key),
+    );
+    private(&key);
+    let args = ["--tls-cert", &certificate, "--tls-key", &key];
+    let server = Server::launch(Some(&file.url()), &args, &[]).await;
+    let port = server.address.port();
+    let start = async |host: &str, ca: &str| {
+        let settings = quick().ca_file(ca);
+        let servers = [format!("https://{host}:{port}")];
+        Builder::remote(servers).settings(settings).start().await
+    };
+    let one = eventually("the server is loaded", PATIENCE, || start("localhost", &ca)).await;
+    assert!(one.set("k", 1).await.unwrap().visible());
+    until_status(&one, "push", |status| status.mode == Mode::Push).await;
+    for (host, ca) in [("127.0.0.1", &ca), ("localhost", &other)] {
+        let error = start(host, ca).await.unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+        assert!(error.to_string().contains("TLS: "), "{error}");
+    }
+    let missing = start("localhost", "/nowhere/ca.pem").await.unwrap_err();
+    assert!(missing.to_string().contains("ca_file"), "{missing}");
+    // Somebody who speaks no TLS is no server either.
+    let plain = Builder::remote([format!("http://localhost:{port}")]).settings(quick());
+    assert!(plain.start().await.unwrap_err().is_unavailable());
+}
+
+/// Lets nobody else read a key.
+fn private(path: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let owner = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, owner).unwrap();
 }

@@ -1,133 +1,18 @@
-//! API keys of `sync-config serve`: who is let in, to what, and for how long.
+//! API keys of `sync-config serve`: who is let in, and to what.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 
 use crate::ground::one;
 use crate::support::http::{Answer, Watch, get, request};
-use crate::support::keys::{keys, output, token};
-use crate::support::postgres::{TestDb, cluster};
-use crate::support::program::{Scratch, Server, program, run};
-use crate::support::proxy::{Mode, Proxy};
+use crate::support::keys::{
+    WITH_KEYS, ask, keys, output, token, until_let_in, until_status, watch,
+};
+use crate::support::postgres::TestDb;
+use crate::support::program::Server;
 use crate::support::sqlite::SqliteFile;
-use crate::support::wait::{PATIENCE, eventually};
-
-const WITH_KEYS: &[&str] = &["--auth", "keys"];
-
-/// How long after a revocation something may still be open.
-const SECOND: Duration = Duration::from_secs(1);
-
-/// Asks with a token.
-async fn ask(at: SocketAddr, method: &str, path: &str, token: &str, body: &str) -> Answer {
-    request(at, method, path, &[("api-key", token)], body).await
-}
-
-async fn watch(at: SocketAddr, token: &str) -> Watch {
-    let mut watch = Watch::open(at, "", &[("api-key", token)]).await;
-    assert_eq!(watch.news().await.event, "snapshot");
-    watch
-}
-
-/// Waits until a key is let in: the server has heard of it.
-async fn until_let_in(at: SocketAddr, token: &str) {
-    until_status(at, token, 200).await;
-}
-
-async fn until_status(at: SocketAddr, token: &str, status: u16) {
-    eventually("the server has heard of the key", PATIENCE, || async {
-        let answer = ask(at, "GET", "/v1/config", token, "").await;
-        (answer.status == status)
-            .then_some(())
-            .ok_or(format!("{answer:?}"))
-    })
-    .await;
-}
-
-/// The end of a stream, orderly, within a second.
-async fn ends_at_once(mut watch: Watch) {
-    let end = async { while watch.next().await.is_some() {} };
-    timeout(SECOND, end)
-        .await
-        .expect("the stream ends within a second");
-}
-
-#[tokio::test]
-async fn a_revoked_key_ends_what_it_has_open_within_a_second_on_every_server() {
-    let db = TestDb::new().await;
-    let (one, two) = tokio::join!(
-        Server::start_with(db.url(), WITH_KEYS, &[]),
-        Server::start_with(db.url(), WITH_KEYS, &[]),
-    );
-    let gone = token(db.url(), "gone", "read", &[]).await;
-    let other = token(db.url(), "other", "read", &[]).await;
-    let mut open = Vec::new();
-    let mut others = Vec::new();
-    for at in [one.address, two.address] {
-        until_let_in(at, &gone).await;
-        until_let_in(at, &other).await;
-        open.push(watch(at, &gone).await);
-        open.push(watch(at, &gone).await);
-        others.push(watch(at, &other).await);
-    }
-    let revoked: Value =
-        serde_json::from_str(&keys(db.url(), 0, &["revoke", "gone"]).await).unwrap();
-    assert_eq!(revoked["identity"], "gone");
-    join_all(open.into_iter().map(ends_at_once)).await;
-    for at in [one.address, two.address] {
-        assert_eq!(ask(at, "GET", "/v1/config", &gone, "").await.status, 401);
-    }
-    let writer = token(db.url(), "writer", "write", &[]).await;
-    until_let_in(one.address, &writer).await;
-    ask(one.address, "PUT", "/v1/config/k", &writer, "1").await;
-    for watch in &mut others {
-        assert_eq!(
-            watch.news().await.event,
-            "change",
-            "other keys' streams go on"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_revocation_reaches_servers_that_share_an_sqlite_file() {
-    let file = SqliteFile::new();
-    let url = file.url();
-    let (one, two) = tokio::join!(
-        Server::start_with(&url, WITH_KEYS, &[]),
-        Server::start_with(&url, WITH_KEYS, &[]),
-    );
-    let gone = token(&url, "gone", "read", &[]).await;
-    let mut open = Vec::new();
-    for at in [one.address, two.address] {
-        until_let_in(at, &gone).await;
-        open.push(watch(at, &gone).await);
-    }
-    keys(&url, 0, &["revoke", "gone"]).await;
-    join_all(open.into_iter().map(ends_at_once)).await;
-    assert_eq!(get(two.address, "/v1/config").await.status, 401);
-}
-
-#[tokio::test]
-async fn a_key_ends_when_its_time_is_over() {
-    let db = TestDb::new().await;
-    let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
-    let short = token(db.url(), "short", "read", &["--expires", "3s"]).await;
-    until_let_in(at.address, &short).await;
-    let mut open = watch(at.address, &short).await;
-    while open.next().await.is_some() {}
-    let refused = ask(at.address, "GET", "/v1/config", &short, "").await;
-    assert_eq!(refused.status, 401);
-    let listed: Value =
-        serde_json::from_str(&keys(db.url(), 0, &["list", "--json"]).await).unwrap();
-    assert_eq!(listed[0]["expired"], true);
-    // What is over takes no place.
-    token(db.url(), "short", "read", &[]).await;
-}
 
 #[tokio::test]
 async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
@@ -186,10 +71,11 @@ async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
     ];
     let mut first: Option<Answer> = None;
     for (path, headers) in refused {
-        let borrowed: Vec<(&str, &str)> = headers
+        let mut borrowed: Vec<(&str, &str)> = headers
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
+        borrowed.push(("x-request-id", "one-name"));
         let mut answer = request(at.address, "GET", path, &borrowed, "").await;
         answer.headers.remove("date");
         assert_eq!(answer.status, 401, "{headers:?}");
@@ -344,6 +230,9 @@ async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &s
             json!({ "items": [{ "key": "in/other", "value": 1 }, { "key": key, "value": 2 }] })
                 .to_string()
         }
+        (_, "/v1/events") => {
+            json!({ "type": "t", "payload": 1, "to": { "prefix": key } }).to_string()
+        }
         ("PUT", _) => "2".to_owned(),
         _ => String::new(),
     };
@@ -386,7 +275,13 @@ async fn a_key_sees_its_own_prefixes_and_nothing_else() {
             .await
             .json();
         assert_eq!(shown(&listed), keys, "{query}");
-        let mut watch = Watch::open(at.address, query, &[("api-key", own.as_str())]).await;
+        let header = [("api-key", own.as_str())];
+        if keys.is_empty() {
+            // Nothing would ever come.
+            assert_eq!(Watch::asked(at.address, query, &header).await, 403);
+            continue;
+        }
+        let mut watch = Watch::open(at.address, query, &header).await;
         assert_eq!(shown(&watch.news().await.json()), keys, "{query}");
     }
     let mut watch = watch(at.address, &own).await;
@@ -583,73 +478,6 @@ async fn what_is_stored_and_not_understood_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_read_the_keys_is_shut_and_never_open() {
-    let db = TestDb::new().await;
-    let good = token(db.url(), "good", "read", &[]).await;
-    let proxy = Proxy::to(cluster().address()).await;
-    let url = db.url_through(&proxy);
-    proxy.set(Mode::Refuse).await;
-    let stale = ["--auth", "keys", "--keys-max-staleness", "2s"];
-    let at = Server::launch(Some(&url), &stale, &[]).await;
-    for token in ["", good.as_str()] {
-        let answer = ask(at.address, "GET", "/v1/config", token, "").await;
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert!(!answer.header("retry-after").is_empty());
-    }
-    assert_eq!(get(at.address, "/healthz").await.status, 200);
-    let waiting = get(at.address, "/readyz").await;
-    assert_eq!(waiting.status, 503);
-    assert!(!waiting.body.contains(db.name()), "{waiting:?}");
-    proxy.set(Mode::Pass).await;
-    at.ready().await;
-    assert_eq!(get(at.address, "/v1/config").await.status, 401);
-    let open = watch(at.address, &good).await;
-
-    proxy.set(Mode::Refuse).await;
-    proxy.cut().await;
-    let mut open = open;
-    while open.next().await.is_some() {}
-    let shut = ask(at.address, "GET", "/v1/config", &good, "").await;
-    assert_eq!(shut.status, 503, "{shut:?}");
-    assert_eq!(get(at.address, "/readyz").await.status, 503);
-    proxy.set(Mode::Pass).await;
-    until_let_in(at.address, &good).await;
-}
-
-#[tokio::test]
-async fn keys_that_are_known_go_on_while_the_database_is_away() {
-    let db = TestDb::new().await;
-    let good = token(db.url(), "good", "read", &[]).await;
-    let proxy = Proxy::to(cluster().address()).await;
-    let dir = Scratch::new("keys-state");
-    let file = dir.path().join("state");
-    let state = [("SYNC_CONFIG_STATE_FILE", file.to_str().unwrap())];
-    let url = db.url_through(&proxy);
-    let mut at = Server::start_with(&url, WITH_KEYS, &state).await;
-    proxy.set(Mode::Refuse).await;
-    proxy.cut().await;
-    let mut open = watch(at.address, &good).await;
-    assert_eq!(
-        ask(at.address, "GET", "/v1/config", &good, "").await.status,
-        200
-    );
-    at.signal("TERM").await;
-    while open.next().await.is_some() {}
-    assert_eq!(at.ended().await.code(), Some(0));
-    // Also over a restart, by what was kept.
-    let again = Server::start_with(&url, WITH_KEYS, &state).await;
-    assert_eq!(
-        ask(again.address, "GET", "/v1/config", &good, "")
-            .await
-            .status,
-        200
-    );
-    assert_eq!(get(again.address, "/v1/config").await.status, 401);
-    let kept = std::fs::read_to_string(dir.path().join("state.keys")).unwrap();
-    assert!(!kept.contains(&good[21..]));
-}
-
-#[tokio::test]
 async fn on_loopback_everybody_is_let_in_and_that_is_said() {
     let db = TestDb::new().await;
     for args in [&[][..], &["--auth", "auto"], &["--auth", "off"]] {
@@ -659,35 +487,6 @@ async fn on_loopback_everybody_is_let_in_and_that_is_said() {
         assert!(log[0].contains("\"auth\":\"off\""), "{}", log[0]);
         assert!(log[1].contains("no API keys are asked for"), "{}", log[1]);
     }
-}
-
-#[tokio::test]
-async fn a_role_that_may_read_the_configuration_reads_no_digest() {
-    let db = TestDb::new().await;
-    let client = db.client().await;
-    let role = format!("reader_{}", db.name());
-    let migrate = async |more: &[&str]| {
-        let output = run(&mut program(Some(db.url()), &[&["migrate"], more].concat())).await;
-        assert!(output.status.success(), "{output:?}");
-    };
-    migrate(&[]).await;
-    migrate(&["--keys"]).await;
-    let sql = format!("CREATE ROLE {role} NOLOGIN; GRANT SELECT ON sync_config TO {role}");
-    client.batch_execute(&sql).await.unwrap();
-    migrate(&[]).await;
-    migrate(&["--keys"]).await;
-    token(db.url(), "good", "read", &[]).await;
-    for (table, may) in [
-        ("sync_config", true),
-        ("sync_config_journal", true),
-        ("sync_config_keys", false),
-        ("sync_config_keys_journal", false),
-    ] {
-        let asked = format!("SELECT has_table_privilege('{role}', '{table}', 'SELECT')");
-        assert_eq!(one::<bool>(&client, &asked).await, may, "{table}");
-    }
-    let dropped = format!("DROP OWNED BY {role}; DROP ROLE {role}");
-    client.batch_execute(&dropped).await.unwrap();
 }
 
 #[tokio::test]
@@ -709,4 +508,19 @@ async fn the_journal_names_who_wrote_and_nobody_takes_anothers_idempotency_key()
     let sql = "SELECT string_agg(actor, ', ' ORDER BY revision) FROM sync_config_revision";
     let actors: String = one(&db.client().await, sql).await;
     assert_eq!(actors, "one: deploy, other: deploy, one");
+}
+
+#[tokio::test]
+async fn keys_may_be_kept_in_another_store_than_what_is_served() {
+    let (db, file) = (TestDb::new().await, SqliteFile::new());
+    let elsewhere = [("SYNC_CONFIG_KEYS_URL", file.url())];
+    let elsewhere = elsewhere
+        .each_ref()
+        .map(|(name, url)| (*name, url.as_str()));
+    let at = Server::start_with(db.url(), WITH_KEYS, &elsewhere).await;
+    let here = token(&file.url(), "here", "read", &[]).await;
+    let there = token(db.url(), "there", "read", &[]).await;
+    until_let_in(at.address, &here).await;
+    let refused = ask(at.address, "GET", "/v1/config", &there, "").await;
+    assert_eq!(refused.status, 401);
 }

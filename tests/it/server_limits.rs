@@ -4,12 +4,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::http::{Answer, get, head, request};
-use crate::support::keys::token;
+use crate::support::keys::{WITH_KEYS, token};
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
 use crate::support::wait::{PATIENCE, eventually};
-
-const WITH_KEYS: &[&str] = &["--auth", "keys"];
 
 async fn ask(at: &Server, token: &str) -> Answer {
     request(at.address, "GET", "/v1/config", &[("api-key", token)], "").await

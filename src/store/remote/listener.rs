@@ -13,10 +13,11 @@ use super::elements::{Elements, Part, Strange};
 use super::fault::strange;
 use super::http::Answer;
 use super::session::Session;
+use super::state::Gathered;
 use super::told::HeadTold;
-use super::wire::{self, MAX_ENTRY, MAX_REVISION, Recorded};
+use super::wire::{self, MAX_REVISION, Recorded};
 use crate::core::replica::{Head, Loaded, Origin, Page};
-use crate::core::{Cursor, Entry, Journaled, Revision};
+use crate::core::{Cursor, Journaled, Revision};
 use crate::error::{Error, Result};
 use crate::store::{HISTORY_BYTES, HISTORY_REVISIONS, Heard, Listener};
 
@@ -33,9 +34,6 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 /// A server that cannot ask its own store for longer is left for the next, if there is one. Each attempt to go elsewhere counts
 /// against what servers allow a minute.
 const AWAY: Duration = Duration::from_secs(10);
-
-/// The largest state, as bytes of its answer: more would not fit beside itself on a common machine.
-const MAX_STATE: usize = 8 * 1_024 * 1_048_576;
 
 pub(super) struct RemoteListener {
     remote: Arc<Remote>,
@@ -116,11 +114,11 @@ impl RemoteListener {
         Error::unavailable(what, format!("server {}: {problem}", self.name))
     }
 
-    /// Makes sure that an answer by HTTP is from after what was handed out, and of the history that the session follows: a
-    /// balancer in between may have led the question to another server.
-    fn current(&self, what: &str, answered: Cursor) -> Result<()> {
-        let followed = self.session.hub.told().newest().epoch;
-        if answered.epoch != followed || self.remote.seen().is_past(answered) {
+    /// Makes sure that an answer by HTTP is not from before what the session told when it was asked for, nor from before what
+    /// was handed out: a balancer in between may have led the question to another server.
+    fn current(&self, what: &str, answered: Cursor, told: Cursor) -> Result<()> {
+        let same = answered.epoch == told.epoch && answered.revision >= told.revision;
+        if !same || self.remote.seen().is_past(answered) {
             return Err(self.failed(what, BEHIND));
         }
         Ok(())
@@ -212,16 +210,20 @@ impl RemoteListener {
 
     async fn state(&self) -> Result<Loaded> {
         const WHAT: &str = "reading the state";
+        let begun = self.session.hub.told().newest();
         let mut answer = self.remote.read(WHAT, self.server, "/v1/config").await?;
         let broken = |told: Strange| strange(WHAT, &self.name, &told);
         let told = answer.header("sync-config-cursor");
         let told = told.ok_or_else(|| Strange::new("its state has no cursor"));
         let cursor = told.and_then(wire::cursor).map_err(broken)?;
-        self.current(WHAT, cursor)?;
-        let entries = entries(&mut answer, cursor, |problem| self.failed(WHAT, &problem));
-        let entries = entries.await?.map_err(broken)?;
+        self.current(WHAT, cursor, begun)?;
+        let mut state = Gathered::at(cursor);
+        while let Some(piece) = (answer.piece().await).map_err(|why| self.failed(WHAT, &why))? {
+            state.push(&piece).map_err(broken)?;
+        }
+        let entries = state.finish().map_err(broken)?;
         // It may have taken long.
-        self.current(WHAT, cursor)?;
+        self.current(WHAT, cursor, begun)?;
         self.remote.seen().note(cursor);
         Ok(Loaded {
             cursor,
@@ -252,55 +254,6 @@ impl Page {
         self.floor = (self.head > after).then(|| after.next().next());
         self
     }
-}
-
-/// Reads the entries of a state. An answer that breaks off is an error as `failed` makes it.
-async fn entries(
-    answer: &mut Answer,
-    cursor: Cursor,
-    failed: impl Fn(String) -> Error,
-) -> Result<std::result::Result<Vec<Arc<Entry>>, Strange>> {
-    let mut cutter = Elements::new(MAX_ENTRY);
-    let (mut entries, mut numbered, mut bytes) = (Vec::<Arc<Entry>>::new(), false, 0_usize);
-    while let Some(piece) = answer.piece().await.map_err(&failed)? {
-        bytes = bytes.saturating_add(piece.len());
-        if bytes > MAX_STATE {
-            return Ok(Err(Strange::new("its state is larger than 8 GiB")));
-        }
-        let mut take = |part: Part<'_>| match part {
-            Part::Element {
-                name: "entries",
-                text,
-            } => {
-                let entry = wire::entry(text, cursor.revision)?;
-                if entries.last().is_some_and(|last| last.key() >= entry.key()) {
-                    return Err(Strange::new("its state is not in the order of the keys"));
-                }
-                entries.push(Arc::new(entry));
-                Ok(())
-            }
-            Part::Member {
-                name: "revision",
-                text,
-            } => {
-                numbered = text.parse() == Ok(cursor.revision.get());
-                Ok(())
-            }
-            _ => Ok(()),
-        };
-        if let Err(strange) = cutter.push(&piece, &mut take) {
-            return Ok(Err(strange));
-        }
-    }
-    if let Err(strange) = cutter.finish() {
-        return Ok(Err(strange));
-    }
-    if !numbered {
-        return Ok(Err(Strange::new(
-            "its state has another revision than its cursor",
-        )));
-    }
-    Ok(Ok(entries))
 }
 
 /// What `/v1/changes` answered.

@@ -15,8 +15,12 @@ mod fault;
 mod http;
 mod listener;
 mod own;
+mod reading;
 mod seen;
 mod session;
+mod state;
+#[cfg(feature = "testing")]
+pub(crate) mod tested;
 mod told;
 mod wire;
 mod writing;
@@ -25,34 +29,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::HeaderValue;
-use hyper::{Request, StatusCode, Uri};
 use tokio::sync::Semaphore;
 
 use self::choice::Choice;
 use self::connect::Connector;
-use self::elements::Strange;
-use self::fault::{elsewhere, strange};
-use self::http::{Answer, Http};
-use self::listener::{RemoteListener, Revisions};
+use self::fault::elsewhere;
+use self::http::Http;
+use self::listener::RemoteListener;
 use self::own::Own;
 use self::seen::Seen;
 use self::session::{Opening, Session, Unwelcome};
-use self::wire::{Both, Recorded as Told};
-use self::writing::refusal;
 use super::{
-    Consumers, GroupAnswer, HISTORY_REVISIONS, Listener, Recorded, RecordedChange, Sources, Store,
-    Task, WriteAnswer, WriteRequest,
+    Consumers, GroupAnswer, Listener, Recorded, Sources, Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::notice::Notice;
 use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Kind, Result};
 use crate::settings::{Address, Settings, named_servers};
-
-/// How long a server may take to begin an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After this no further server is tried in one attempt to connect; the next one has an order of its own.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -266,93 +260,6 @@ impl Remote {
         asked.map_err(|error| Unwelcome::Failed(error.to_string()))?;
         Ok(listener)
     }
-
-    /// A server shows less than was shown here: it is only slow, or the history was replaced, which its store knows.
-    async fn make_sure_lost(&self, server: usize, seen: Cursor) -> Result<(), Unwelcome> {
-        match self.revisions(server, seen, 1, true).await {
-            Ok(None) => {
-                tracing::warn!(server = %self.name(server), revision = %seen.revision, "the servers' store has lost what was shown here");
-                self.seen().forget();
-                Ok(())
-            }
-            Ok(Some(_)) => Err(Unwelcome::Failed(
-                "it is behind what this instance shows".to_owned(),
-            )),
-            Err(error) => Err(Unwelcome::Failed(error.to_string())),
-        }
-    }
-
-    /// Asks a server for something by GET, and waits for the beginning of the answer.
-    async fn read(&self, what: &str, server: usize, path: &str) -> Result<Answer> {
-        let mut request = Request::new(Full::<Bytes>::default());
-        let uri = path.parse::<Uri>();
-        *request.uri_mut() = uri.map_err(|_| Error::refused(what, "it makes no request"))?;
-        let name = self.name(server);
-        let failed = |problem: &str| Error::unavailable(what, format!("server {name}: {problem}"));
-        let sent = tokio::time::timeout(ANSWER_TIMEOUT, self.http.send(server, request)).await;
-        let sent = sent.map_err(|_| failed("no answer within 10s"))?;
-        let mut answer = sent.map_err(|failure| failed(&failure.problem()))?;
-        if answer.status == StatusCode::OK || answer.status == StatusCode::GONE {
-            return Ok(answer);
-        }
-        Err(refusal(&mut answer, name).await.of_read(what))
-    }
-
-    /// Reads a server's journal after a place; `None` when it does not lead on from there.
-    async fn revisions(
-        &self,
-        server: usize,
-        since: Cursor,
-        limit: usize,
-        all: bool,
-    ) -> Result<Option<Revisions>> {
-        const WHAT: &str = "reading the journal";
-        let limit = limit.clamp(1, HISTORY_REVISIONS);
-        let since = since.to_text();
-        let path = format!("/v1/changes?since={since}&limit={limit}&all={all}");
-        let mut answer = self.read(WHAT, server, &path).await?;
-        let name = self.name(server);
-        if answer.status == StatusCode::GONE {
-            // Also of a whole state, which has no such answer.
-            drop(refusal(&mut answer, name).await);
-            return Ok(None);
-        }
-        Ok(Some(Revisions::of(&mut answer, &name, WHAT).await?))
-    }
-
-    /// The journal from whichever server answers.
-    async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        const WHAT: &str = "reading the journal";
-        let mut failed = Error::unavailable(WHAT, "no server is given");
-        let order = self.choice().every();
-        for server in order {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            match self.revisions(server, after, limit, true).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(read)) => {
-                    let recorded = read.revisions.iter().map(|text| recorded(text));
-                    let recorded: Result<Vec<_>, Strange> = recorded.collect();
-                    let recorded =
-                        recorded.map_err(|told| strange(WHAT, &self.name(server), &told));
-                    return recorded.map(Some);
-                }
-                Err(error) if error.is_unavailable() => failed = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failed)
-    }
-}
-
-fn recorded(text: &str) -> Result<Recorded, Strange> {
-    let told = Told::read(text)?;
-    let cursor = told.cursor()?;
-    let change = |Both { key, old, new }| RecordedChange { key, old, new };
-    Ok(Recorded {
-        cursor,
-        at_micros: told.at()?.unwrap_or(0),
-        changes: told.both()?.into_iter().map(change).collect(),
-    })
 }
 
 #[async_trait]

@@ -51,7 +51,7 @@ type Socket = WebSocketStream<Stream>;
 #[derive(Debug)]
 pub(super) enum Unwelcome {
     /// The server said no.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// It could not be reached, or understood.
     Failed(String),
 }
@@ -224,7 +224,6 @@ impl Hub {
             Effect::Pong => self.pongs.notify_waiters(),
             Effect::Refused(Some(number), why) => self.answer(number, Err(why)),
             Effect::Refused(None, why) => {
-                let why = crate::core::shown_start(&why);
                 tracing::debug!(%why, "a server refused a message");
             }
         }
@@ -269,12 +268,12 @@ async fn welcome(
             let (head, body) = (*response).into_parts();
             let body = body.unwrap_or_default();
             let server = opening.server.to_owned();
-            return Err(Unwelcome::Refused(Refusal::new(
+            return Err(Unwelcome::Refused(Box::new(Refusal::new(
                 server,
                 head.status,
                 &head.headers,
                 &body,
-            )));
+            ))));
         }
         Err(error) => return Err(failed(error.to_string())),
     };

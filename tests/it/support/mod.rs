@@ -12,6 +12,8 @@
 
 pub(crate) mod deaf;
 pub(crate) mod fetch;
+#[cfg(feature = "server")]
+pub(crate) mod foreign;
 #[cfg(feature = "cli")]
 pub(crate) mod http;
 #[cfg(feature = "cli")]
@@ -30,3 +32,5 @@ pub(crate) mod sqlite;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod wait;
+#[cfg(feature = "server")]
+pub(crate) mod websocket;
