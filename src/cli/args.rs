@@ -50,7 +50,7 @@ pub(super) enum Asked {
 const CODES: &str = "\
 Exit codes:
   0  done
-  1  an error that is none of the others
+  1  an error that is none of the others, a check of `doctor` that failed, or the command of `watch --once --exec`
   2  a wrong argument, setting, key or value
   3  there is no such key, no such consumer, or no such API key
   4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written

@@ -17,6 +17,8 @@ mod cli_copy;
 mod cli_doctor;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_import;
+#[cfg(all(feature = "server", feature = "remote"))]
+mod cli_remote;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
 #[cfg(all(feature = "cli", feature = "sqlite"))]

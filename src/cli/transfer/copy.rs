@@ -15,7 +15,8 @@ use crate::settings::Settings;
 
 /// Copies the entries of one store to another, in one revision there, and compares the checksums of both.
 ///
-/// Keys and values are copied, not the journal, revisions or consumers. The target is made if it is not there. It has to be
+/// Keys and values are copied, not the journal, revisions, consumers or API keys (which are a store of their own, in the table of
+/// that name with _keys behind it: --table). The target is made if it is not there. It has to be
 /// empty or to hold the same entries, unless --overwrite, --delete-extra or --keep-extra say otherwise. Entries that somebody
 /// writes to the target meanwhile are never overwritten: nothing is written then (exit code 4).
 #[derive(Debug, clap::Args)]

@@ -22,12 +22,16 @@ use crate::core::{Checksum, Entry, Fold, Revision, Snapshot};
 use crate::error::Error;
 use crate::service::Builder;
 use crate::settings::Settings;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "remote"))]
 use crate::settings::StoreUrl;
 use crate::sync_config::SyncConfig;
 
 /// Keys and values of one revision: half of what PostgreSQL takes in one message, which is 1 GiB.
 const MOST_BYTES: usize = 512 * 1_048_576;
+
+/// Of a server's: it takes bodies of 16 MiB, of which keys, values and conditions written as JSON fill at most this.
+#[cfg(feature = "remote")]
+const MOST_BYTES_OF_A_SERVER: usize = 12 * 1_048_576;
 
 /// What a write of any size may take, and each 1,000 keys of it more. A slow disk takes a tenth.
 const WRITE_TIME: Duration = Duration::from_secs(60);
@@ -88,9 +92,10 @@ async fn apply(
     if keys == 0 {
         return Ok(present.revision());
     }
-    if bytes > MOST_BYTES {
+    let most = most_bytes(settings)?;
+    if bytes > most {
         return Err(Failure::Usage(format!(
-            "{} and their values have {bytes} bytes, and one revision holds at most {MOST_BYTES}; nothing was written; \
+            "{} and their values have {bytes} bytes, and one revision holds at most {most} there; nothing was written; \
              take them in parts with --prefix",
             counted(keys, "key")
         )));
@@ -106,6 +111,15 @@ async fn apply(
     let written = during(progress, &doing, service.write(plan.batch())).await;
     service.shutdown().await?;
     Ok(written?.revision())
+}
+
+/// The most bytes of one revision of a store.
+fn most_bytes(settings: &Settings) -> Result<usize, Failure> {
+    match settings.store_url()? {
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => Ok(MOST_BYTES_OF_A_SERVER),
+        _ => Ok(MOST_BYTES),
+    }
 }
 
 /// Reads the store anew and compares it with what the plan leads to.
