@@ -8,6 +8,7 @@
 //! 6. [`operating`]: what to set, to watch and to do.
 //! 7. [`security`]: who is let in by the HTTP service, and how.
 //! 8. [`remote`]: a replica without a database, on the relay of servers.
+//! 9. [`metrics`]: what `/metrics` tells, and what to be woken for.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -26,6 +27,9 @@ pub mod testing {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/metrics.md")]
+pub mod metrics {}
 
 #[doc = include_str!("guide/security.md")]
 pub mod security {}

@@ -9,6 +9,7 @@ use crate::subscription::SubscriptionId;
 
 /// A moment's view of an instance: what it shows, how fresh that is, and what it has been through.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Status {
@@ -33,6 +34,7 @@ pub struct Status {
     pub reason: Option<String>,
     /// When this state was last proven equal to the table's head: the time the question was asked.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub proven_at: Option<SystemTime>,
     /// What is shown was kept in the state file, because the database was away at the start; `None` as soon as the database
     /// has given its own.
@@ -60,6 +62,7 @@ pub(crate) const MAX_NAMED: usize = 20;
 
 /// A named consumer of the journal that is too far behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SlowConsumer {
@@ -72,15 +75,18 @@ pub struct SlowConsumer {
     /// When retention reaches what it has to read next, in seconds from the look; `None` when that is no longer to be had,
     /// because it was trimmed or belongs to another history.
     #[serde(rename = "trimmedInSeconds", serialize_with = "seconds_if_any")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<u64>))]
     pub trimmed_in: Option<Duration>,
 }
 
 /// A subscriber of this instance that is too slow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SlowSubscriber {
     /// The subscription.
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub id: SubscriptionId,
     /// The name that its filter was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,14 +97,17 @@ pub struct SlowSubscriber {
     pub missed: u64,
     /// When it was last told that it lagged.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub lagged_at: Option<SystemTime>,
     /// When its callback was called that has not returned for more than 5 s, perhaps never will.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub running_since: Option<SystemTime>,
 }
 
 /// A state that stands in for a database that was away at the start.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Stale {
@@ -108,17 +117,21 @@ pub struct Stale {
     pub revision: Revision,
     /// When it was written.
     #[serde(serialize_with = "rfc3339_always")]
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub written_at: SystemTime,
     /// When the database last proved it to be the newest.
     #[serde(serialize_with = "rfc3339_always")]
+    #[cfg_attr(feature = "server", schema(value_type = String, format = DateTime))]
     pub proven_at: SystemTime,
     /// How long ago that was, by this machine's clock.
     #[serde(rename = "ageSeconds", serialize_with = "seconds")]
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub age: Duration,
 }
 
 /// What is known of the state file.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct StateFileStatus {
@@ -127,6 +140,7 @@ pub struct StateFileStatus {
     pub revision: Option<Revision>,
     /// When it did.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub written_at: Option<SystemTime>,
     /// Why the state that was found is not served, or the present one cannot be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,6 +149,7 @@ pub struct StateFileStatus {
 
 /// How news arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
     /// Notices are proven to arrive, and the last check of the head was good.
@@ -147,17 +162,21 @@ pub enum Mode {
 
 /// What is known of heartbeats and audits.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct HeartbeatStatus {
     /// When this instance last broadcast one.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub last_sent: Option<SystemTime>,
     /// When another instance's last arrived.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub last_heard: Option<SystemTime>,
     /// When this instance last folded the table itself and found it equal.
     #[serde(serialize_with = "rfc3339")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub last_audit: Option<SystemTime>,
     /// Equal revisions with unequal checksums, found by this instance.
     pub mismatches: u64,
@@ -171,6 +190,7 @@ pub struct HeartbeatStatus {
 
 /// What was counted since the start of an instance.
 #[derive(Clone, Debug, Default, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Counters {

@@ -1,12 +1,21 @@
 //! What can be asked for on the command line.
 
+mod keys;
+
+#[cfg(feature = "server")]
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+pub(super) use self::keys::{CreateKey, Keys, RotateKey};
+use super::doctor::Doctor;
+#[cfg(feature = "server")]
 use super::keys::lifetime;
+#[cfg(feature = "server")]
+use super::place::Hidden;
 use super::place::Place;
-use crate::keys::Role;
+use super::transfer::{copy::Copy, export::Export, import::Import};
+use super::watch::Watch;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -26,6 +35,16 @@ pub(super) enum Asked {
     /// Shows or checks the settings of this program; connects to nothing.
     #[command(subcommand)]
     Config(Config),
+    /// Prints a script that completes commands and arguments: `sync-config completions bash > …/completions/sync-config`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints a page of the manual: `sync-config man | man -l -`, or `sync-config man copy | man -l -`.
+    Man {
+        /// The command; without it the page of all.
+        command: Option<String>,
+    },
 }
 
 const CODES: &str = "\
@@ -34,7 +53,7 @@ Exit codes:
   1  an error that is none of the others
   2  a wrong argument, setting, key or value
   3  there is no such key, no such consumer, or no such API key
-  4  the key is not what --if-revision or --if-absent expects, or an identity has its API keys already; nothing was written
+  4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -65,12 +84,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints each revision from now on as a line of JSON, until SIGINT.
-    Watch {
-        /// Only changes of keys that begin with this.
-        #[arg(default_value = "")]
-        prefix: String,
-    },
+    Watch(Watch),
     /// Prints revision, checksum, entries, epoch and mode as JSON.
     Status,
     /// Lists the named consumers of the journal, or removes one that nobody uses any more.
@@ -83,13 +97,17 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Keys,
     },
+    Doctor(Doctor),
+    Copy(Copy),
+    Export(Export),
+    Import(Import),
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
     /// Begins a new epoch, after the database was restored from a backup.
     NewEpoch,
     /// Serves the configuration over HTTP.
     #[cfg(feature = "server")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Runs an instance that a test drives through stdin and that tells on stdout what happens to it.
     #[cfg(feature = "testing")]
     #[command(hide = true)]
@@ -113,6 +131,8 @@ impl Command {
             Self::Keys {
                 action: Keys::Create(_),
             } => Needs::StoreToWrite,
+            Self::Copy(copy) if copy.names_both() => Needs::Settings,
+            Self::Import(import) if !import.dry_run => Needs::StoreToWrite,
             Self::Migrate(migrate) if migrate.print => Needs::Settings,
             Self::Migrate(_) => Needs::StoreToWrite,
             #[cfg(feature = "server")]
@@ -145,7 +165,11 @@ pub(super) enum Config {
         json: bool,
     },
     /// Says whether all settings are in order, and which table they lead to.
-    Check,
+    Check {
+        /// Prints JSON instead: [{"service", "store", "schema"}].
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -181,64 +205,6 @@ pub(super) enum Consumers {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Keys {
-    /// Makes a key for an identity that has none, and prints its token: once, on stdout.
-    Create(CreateKey),
-    /// Prints identity, id, times and rights of every key, and no secret.
-    List {
-        /// Prints JSON instead: [{"identity", "id", "role", "prefixes", "createdAt", "expiresAt", "expired"}].
-        #[arg(long)]
-        json: bool,
-    },
-    /// Makes a second key with the rights of the first, which goes on until it is revoked; prints its token.
-    Rotate(RotateKey),
-    /// Takes an identity's keys away. What they have open ends within a second, on every server.
-    Revoke {
-        /// Whose keys.
-        identity: String,
-        /// Only the key of this id.
-        #[arg(long, value_name = "ID")]
-        id: Option<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct CreateKey {
-    /// Whose key it is: 1 to 64 letters, digits and . _ - : @.
-    pub(super) identity: String,
-    /// What it may do: a writer reads as well, an admin does everything.
-    #[arg(long)]
-    pub(super) role: Role,
-    /// Only keys that begin with this; several times, for several of them.
-    #[arg(long, value_name = "PREFIX")]
-    pub(super) prefix: Vec<String>,
-    /// How long it lets somebody in, 90d for example; without it until it is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How many requests a minute each server takes of it, instead of the server's own bound; 0 is any number.
-    #[arg(long, value_name = "N")]
-    pub(super) requests_per_minute: Option<u32>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RotateKey {
-    /// Whose key is renewed.
-    pub(super) identity: String,
-    /// How long the new key lets somebody in; without it as long as the old one was made for.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) expires: Option<Duration>,
-    /// How much longer the old key lets somebody in; without it until it expires or is revoked.
-    #[arg(long, value_name = "TIME", value_parser = lifetime)]
-    pub(super) old_expires: Option<Duration>,
-    /// Prints JSON with the token in it.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Migrate {
     /// Does it for the table of API keys instead, which `serve` and `keys create` make where they may.
@@ -253,6 +219,10 @@ pub(super) struct Migrate {
     /// Says that --uninstall is meant: history, revisions and notices end.
     #[arg(long, requires = "uninstall")]
     pub(super) yes: bool,
+    /// Prints JSON instead: {"table", "adopted", "applied": [name], "replacedTrigger", "restoredTriggers", "outOfBounds":
+    /// {"total", "keys"}, "hidden": [{"key", "problem"}]}, or {"table", "removed"}.
+    #[arg(long, conflicts_with = "print")]
+    pub(super) json: bool,
 }
 
 /// Which database `serve` uses.
@@ -342,6 +312,15 @@ pub(super) struct Serve {
         default_value = "6000"
     )]
     pub(super) requests_per_minute: u32,
+    /// The store whose API keys are asked for, where it is not the one that is served: a database or an SQLite file, as for
+    /// --url. A server that is fed by another server needs it beyond loopback.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SYNC_CONFIG_KEYS_URL",
+        hide_env_values = true
+    )]
+    pub(super) keys_url: Option<Hidden>,
     /// How long API keys are believed while their store cannot be reached: 1s to 3650days. A revocation meanwhile is not heard of.
     #[arg(long, value_name = "TIME", env = "SYNC_CONFIG_KEYS_MAX_STALENESS", default_value = "1day", value_parser = lifetime)]
     pub(super) keys_max_staleness: Duration,
@@ -351,8 +330,23 @@ pub(super) struct Serve {
     /// How long a watch may be idle before it tells its progress: 100ms to 5m.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = progress)]
     pub(super) progress_interval: Duration,
+    /// Whether events can be published to clients.
+    #[arg(long, env = "SYNC_CONFIG_EVENTS", default_value = "auto")]
+    pub(super) events: Events,
     #[command(flatten)]
     pub(super) relay: Relay,
+}
+
+/// Whether events can be published.
+#[cfg(feature = "server")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Events {
+    /// On, unless the store is a database that is given by its URL.
+    Auto,
+    /// In a second table beside the first one, whose name ends with _events.
+    On,
+    /// POST /v1/events is refused.
+    Off,
 }
 
 /// What clients of the relay may take.

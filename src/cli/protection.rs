@@ -18,6 +18,8 @@ pub(super) struct Protection {
     keys: bool,
     /// Plaintext beyond loopback.
     exposed: bool,
+    /// Where the keys are, if not beside what is served.
+    keys_url: Option<String>,
     pub(super) origins: Origins,
     pub(super) tls: Option<Certificates>,
 }
@@ -55,6 +57,7 @@ impl Protection {
         Ok(Self {
             keys: beyond || options.auth == Auth::Keys,
             exposed: beyond && plain,
+            keys_url: options.keys_url.as_ref().map(|url| url.0.clone()),
             origins,
             tls,
         })
@@ -70,11 +73,29 @@ impl Protection {
             return Ok(None);
         }
         // What will not do is told before anything is opened.
-        let _keys = keys::settings(settings)?;
+        self.store(settings)?.check()?;
         Ok(Some(Rules {
             max_staleness: options.keys_max_staleness,
             requests_per_minute: options.requests_per_minute,
         }))
+    }
+
+    /// The settings of the store of the keys.
+    pub(super) fn store(&self, served: &Settings) -> Result<Settings, Failure> {
+        let Some(url) = &self.keys_url else {
+            return Ok(keys::settings(served)?);
+        };
+        let elsewhere = Settings {
+            database_url: Some(url.clone()),
+            listen_database_url: None,
+            ..served.clone()
+        };
+        Ok(keys::settings(&elsewhere)?)
+    }
+
+    /// Whether the keys are in a store of their own.
+    pub(super) fn keys_are_elsewhere(&self) -> bool {
+        self.keys_url.is_some()
     }
 
     pub(super) fn auth(&self) -> &'static str {

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::args::{LogFormat, Serve, Store};
+use super::args::{Events, LogFormat, Serve, Store};
 use super::protection::Protection;
 use super::{Failure, data, log};
 use crate::core::shown;
-use crate::keys;
 use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
 use crate::service::{Builder, ConfigService, describe};
 use crate::settings::{Settings, StoreUrl};
+use crate::store::postgres::shared::SharedPool;
 use crate::sync_config::SyncConfig;
 
 /// The exit code after a second signal, as shells report a process that SIGINT ended.
@@ -57,11 +57,13 @@ pub(super) async fn serve(
     let service = opened.builder(opened.settings.clone());
     let service = service.without_waiting().start().await?;
     let keys = match rules {
-        Some(rules) => Some((opened.keys().await?, rules)),
+        Some(rules) => Some((opened.keys(&protection).await?, rules)),
         None => None,
     };
+    let events = opened.events(options.events).await?;
     let told = Options {
         keys: keys.clone(),
+        events: events.clone(),
         origins: protection.origins,
         tls: protection.tls,
         progress: options.progress_interval,
@@ -71,8 +73,13 @@ pub(super) async fn serve(
     if let Some((keys, _)) = keys {
         keys.shutdown().await?;
     }
+    if let Some(events) = events {
+        events.shutdown().await?;
+    }
     service.shutdown().await?;
-    let local = opened.local;
+    let Opened { local, pool, .. } = opened;
+    // Its server ends below.
+    drop(pool);
     if let Some(local) = local {
         // Stopping waits for a process.
         drop(tokio::task::spawn_blocking(move || drop(local)).await);
@@ -120,16 +127,11 @@ impl Place {
     }
 
     async fn open(self, settings: Settings) -> Result<Opened, Failure> {
-        let opened = |settings, file| Opened {
-            settings,
-            file,
-            local: None,
-        };
         let dir = match self {
-            Self::Named => return Ok(opened(settings, None)),
+            Self::Named => return Opened::new(settings, None, None),
             Self::Sqlite(file) => {
                 data::make_room(&file)?;
-                return Ok(opened(settings, Some(file)));
+                return Opened::new(settings, Some(file), None);
             }
             Self::Local(dir) => dir,
         };
@@ -157,11 +159,7 @@ impl Place {
             listen_database_url: None,
             ..settings
         };
-        Ok(Opened {
-            settings,
-            file: None,
-            local: Some(local),
-        })
+        Opened::new(settings, None, Some(local))
     }
 }
 
@@ -170,21 +168,56 @@ struct Opened {
     settings: Settings,
     /// Of SQLite.
     file: Option<PathBuf>,
+    /// Of PostgreSQL: what all the services write through and listen on.
+    pool: Option<SharedPool>,
     local: Option<LocalPostgres>,
 }
 
 impl Opened {
+    fn new(
+        settings: Settings,
+        file: Option<PathBuf>,
+        local: Option<LocalPostgres>,
+    ) -> Result<Self, Failure> {
+        let pool = match settings.store_url()? {
+            Some(StoreUrl::Postgres) if file.is_none() => Some(SharedPool::new(&settings)?),
+            _ => None,
+        };
+        Ok(Self {
+            settings,
+            file,
+            pool,
+            local,
+        })
+    }
+
     fn builder(&self, settings: Settings) -> Builder {
-        match &self.file {
-            Some(file) => Builder::sqlite(file).settings(settings),
-            None => Builder::new(settings),
+        match (&self.file, &self.pool) {
+            (Some(file), _) => Builder::sqlite(file).settings(settings),
+            (None, Some(pool)) => Builder::new(settings).shared_pool(pool.clone()),
+            (None, None) => Builder::new(settings),
         }
     }
 
     /// The store of the API keys.
-    async fn keys(&self) -> Result<Arc<ConfigService>, Failure> {
-        let builder = self.builder(keys::settings(&self.settings)?);
+    async fn keys(&self, protection: &Protection) -> Result<Arc<ConfigService>, Failure> {
+        let settings = protection.store(&self.settings)?;
+        let builder = if protection.keys_are_elsewhere() {
+            Builder::new(settings)
+        } else {
+            self.builder(settings)
+        };
         Ok(builder.without_waiting().start().await?)
+    }
+
+    /// The store of the events, beside the other one. In a database that others use as well it is made when somebody asks for it.
+    async fn events(&self, asked: Events) -> Result<Option<Arc<ConfigService>>, Failure> {
+        let own = self.file.is_some() || self.local.is_some();
+        if asked == Events::Off || (asked == Events::Auto && !own) {
+            return Ok(None);
+        }
+        let builder = self.builder(server::events_settings(&self.settings)?);
+        Ok(Some(builder.without_waiting().start().await?))
     }
 }
 

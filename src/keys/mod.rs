@@ -45,7 +45,7 @@ const JITTER: Duration = Duration::from_millis(100);
 pub(crate) fn settings(store: &Settings) -> Result<Settings> {
     let url = store.database_url.as_deref().unwrap_or_default();
     if url.starts_with("http://") || url.starts_with("https://") {
-        let problem = "API keys are kept beside the table, which only the address of its database or file leads to";
+        let problem = "is a server's, and API keys are kept in a database or a file: name that one (`serve --keys-url`, `keys --url`)";
         return Err(Error::setting("database_url", "…", problem));
     }
     let state_file = store.state_file.as_ref().map(|file| {

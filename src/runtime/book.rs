@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
-use crate::core::shown;
+use crate::core::{Checksum, Revision, shown};
 use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
@@ -26,6 +26,21 @@ pub(crate) struct Pages {
     /// The state that stands in for the database, or did.
     pub(crate) stale: Option<Stale>,
     pub(crate) state_file: Option<StateFileStatus>,
+    pub(crate) tally: Tally,
+}
+
+/// What is counted for an operator's instruments alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Full resyncs by their cause.
+    pub(crate) resyncs: BTreeMap<&'static str, u64>,
+    /// Times it was proven that notices arrive, and times that failed.
+    pub(crate) listens_proven: u64,
+    pub(crate) listens_unproven: u64,
+    /// Times this instance folded the table itself.
+    pub(crate) audits: u64,
+    /// Revisions that this instance took out of the journal.
+    pub(crate) trimmed: u64,
 }
 
 impl Pages {
@@ -36,6 +51,51 @@ impl Pages {
         if !refusal.is_missing() {
             self.counters.state_file_failures += 1;
         }
+    }
+
+    fn mismatch(
+        &mut self,
+        source: ClaimSource,
+        revision: Revision,
+        (ours, theirs): (Checksum, Checksum),
+        reaction: Reaction,
+    ) {
+        self.heartbeat.mismatches += 1;
+        let source = source_name(source);
+        let reaction = match reaction {
+            Reaction::Resync => "resync",
+            Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
+            // A peer that is wrong, or a forger, repeats itself: counted, and told once when it began.
+            Reaction::CoolingDown => {
+                tracing::debug!(%source, %revision, %ours, %theirs, "checksum mismatch while cooling down");
+                return;
+            }
+        };
+        tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
+    }
+
+    fn resynced(
+        &mut self,
+        cause: ResyncCause,
+        revision: Revision,
+        (before, after): (Option<Checksum>, Checksum),
+        changed: usize,
+    ) {
+        if cause == ResyncCause::Restored {
+            // A start like any other, only served meanwhile: nothing was wrong.
+            tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
+            return;
+        }
+        self.heartbeat.resyncs += 1;
+        *self.tally.resyncs.entry(cause.as_str()).or_default() += 1;
+        let mismatch = matches!(
+            cause,
+            ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
+        );
+        self.heartbeat.needless_resyncs += u64::from(mismatch && changed == 0);
+        self.heartbeat.last_cause = Some(cause.as_str().to_owned());
+        let before = before.map_or_else(String::new, |before| before.to_string());
+        tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
     }
 }
 
@@ -90,8 +150,12 @@ impl Book {
                 let why = shown(&why);
                 tracing::info!(%why, retry_in_ms = retry_in.as_millis(), "the listening session is not up; reads go on");
             }
-            Told::ListenProven => tracing::info!(mode = "push", "notices are proven to arrive"),
+            Told::ListenProven => {
+                pages.tally.listens_proven += 1;
+                tracing::info!(mode = "push", "notices are proven to arrive");
+            }
             Told::ListenUnproven { why } => {
+                pages.tally.listens_unproven += 1;
                 let why = shown(&why);
                 tracing::warn!(mode = "poll", %why, "notices do not arrive; polling instead");
             }
@@ -114,18 +178,7 @@ impl Book {
                 theirs,
                 reaction,
             } => {
-                pages.heartbeat.mismatches += 1;
-                let source = source_name(*source);
-                let reaction = match reaction {
-                    Reaction::Resync => "resync",
-                    Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
-                    // A peer that is wrong, or a forger, repeats itself: counted, and told once when it began.
-                    Reaction::CoolingDown => {
-                        tracing::debug!(%source, %revision, %ours, %theirs, "checksum mismatch while cooling down");
-                        return;
-                    }
-                };
-                tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
+                pages.mismatch(*source, *revision, (*ours, *theirs), *reaction);
             }
             Told::AuditAgreed { revision, checksum } => {
                 pages.heartbeat.last_audit = Some(at);
@@ -138,20 +191,7 @@ impl Book {
                 after,
                 changed,
             } => {
-                if *cause == ResyncCause::Restored {
-                    // A start like any other, only served meanwhile: nothing was wrong.
-                    tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
-                    return;
-                }
-                pages.heartbeat.resyncs += 1;
-                let mismatch = matches!(
-                    cause,
-                    ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
-                );
-                pages.heartbeat.needless_resyncs += u64::from(mismatch && *changed == 0);
-                pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
-                let before = before.map_or_else(String::new, |before| before.to_string());
-                tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
+                pages.resynced(*cause, *revision, (*before, *after), *changed);
             }
             Told::ResyncPutOff { cause } => {
                 tracing::warn!(

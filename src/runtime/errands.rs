@@ -182,6 +182,7 @@ impl Errands {
             let clock = &engine.clock;
             if again || within(clock, what, timeout, store.claim(Task::Audit, every)).await? {
                 let (cursor, checksum) = within(clock, what, AUDIT_TIMEOUT, store.fold()).await?;
+                engine.book.open().tally.audits += 1;
                 engine.feed(Input::Audited { cursor, checksum });
             }
             Ok(())
@@ -218,7 +219,8 @@ impl Errands {
             let every = cleanup.mul_f64(0.8);
             let turn = store.claim(Task::Cleanup, every);
             if within(&engine.clock, what, timeout, turn).await? {
-                trim(&*store, &engine.clock, intervals, every).await?;
+                let count = |revisions| engine.book.open().tally.trimmed += revisions;
+                trim(&*store, &engine.clock, intervals, every, count).await?;
             }
             Ok(())
         });

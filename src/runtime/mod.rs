@@ -28,7 +28,7 @@ pub(crate) use clock::Clock;
 pub(crate) use driver::Driver;
 pub(crate) use engine::Engine;
 #[cfg(feature = "server")]
-pub(crate) use engine::Glance;
+pub(crate) use engine::{Glance, Vitals};
 pub(crate) use errands::Intervals;
 #[cfg(feature = "testing")]
 pub use manual::ManualClock;

@@ -23,12 +23,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A turn of trimming ends after this long; what is left waits for the next one, which may be another instance's.
 const TURN: Duration = Duration::from_secs(600);
 
-/// Trims until nothing is left to trim, or the turn is over. The first batch is always made, however short the turn.
+/// Trims until nothing is left to trim, or the turn is over, and counts what each batch took. The first batch is always made, however short the turn.
 pub(super) async fn trim(
     store: &dyn Store,
     clock: &Clock,
     intervals: Intervals,
     turn: Duration,
+    count: impl Fn(u64),
 ) -> Result<()> {
     let (what, timeout) = ("trimming the journal", intervals.request_timeout);
     let end = clock.now() + turn.min(TURN);
@@ -42,6 +43,7 @@ pub(super) async fn trim(
         }
         let took = clock.now().saturating_sub(begun);
         revisions += batch;
+        count(batch);
         batches += 1;
         let took_ms = took.as_millis();
         tracing::debug!(
@@ -114,7 +116,7 @@ mod tests {
             listener.page(Revision::ZERO).await.unwrap().floor.unwrap()
         };
         let clock = Clock::start();
-        trim(&*store, &clock, intervals, Duration::ZERO)
+        trim(&*store, &clock, intervals, Duration::ZERO, |_| {})
             .await
             .unwrap();
         assert_eq!(
@@ -122,7 +124,7 @@ mod tests {
             Revision::new(u64::from(BATCH) + 1),
             "one batch"
         );
-        trim(&*store, &clock, intervals, Duration::from_secs(20))
+        trim(&*store, &clock, intervals, Duration::from_secs(20), |_| {})
             .await
             .unwrap();
         assert_eq!(

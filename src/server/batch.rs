@@ -10,8 +10,12 @@ use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use axum::response::Response;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::identity::{Identity, Role};
+use super::openapi::{
+    self, BadRequest, OutcomeUnknown, PreconditionFailed, RequestTimeout, TooLarge,
+};
 use super::problem::{Conflict, Problem};
 use super::{Shared, body, entries, etag, message, place};
 use crate::core::{Cursor, Entry, Epoch, Key, MAX_VALUE_BYTES, Revision, Snapshot, Value};
@@ -34,9 +38,11 @@ const SHAPE: &str = "write {\"items\":[{\"key\":…,\"value\":…} or {\"key\":�
      each item with at most one of ifRevision, ifAbsent, ifPresent, ifMatch";
 
 /// What is to be written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = Batch)]
 pub(super) struct Asked {
+    #[schema(value_type = Vec<openapi::BatchItem>, min_items = 1, max_items = 10_000)]
     items: Vec<AskedItem>,
     /// Only says what would become of it.
     #[serde(default)]
@@ -44,20 +50,26 @@ pub(super) struct Asked {
     /// Answers with the values too, as the store holds them.
     #[serde(default)]
     values: bool,
-    /// Who writes, for the journal.
+    /// Who writes, for the journal; the holder of an API key is named before it.
+    #[schema(min_length = 1, max_length = 255)]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String)]
     actor: Option<String>,
 }
 
-/// One key.
+/// One key, with either a value or `"delete": true`, and at most one condition.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct AskedItem {
     key: String,
-    #[serde(default, deserialize_with = "present")]
+    /// Any JSON value, `null` among them, at most 1 MiB of text.
+    #[serde(default, deserialize_with = "given")]
     value: Option<Box<RawValue>>,
+    /// The key is to be absent.
     #[serde(default)]
     delete: bool,
     /// The key was last changed by this revision.
+    #[serde(default, deserialize_with = "given")]
     if_revision: Option<u64>,
     /// The key has no value.
     #[serde(default)]
@@ -66,20 +78,26 @@ pub(super) struct AskedItem {
     #[serde(default)]
     if_present: bool,
     /// The key has this entity tag.
+    #[serde(default, deserialize_with = "given")]
     if_match: Option<String>,
 }
 
-/// Tells `null`, which is a value, from absence.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+/// Tells `null` from absence: as a value it is one, and a condition that a client forgot to set is none to be passed over.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// What became of a batch, or would.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = BatchAnswer)]
 pub(super) struct Answer<'a> {
     /// The revision that was made; if nothing changed, the newest. Of a rehearsal, the one that it looked at.
     revision: Revision,
+    /// The place of that revision.
+    #[schema(value_type = openapi::Cursor)]
     cursor: String,
     epoch: Epoch,
     changed: bool,
@@ -88,26 +106,35 @@ pub(super) struct Answer<'a> {
     /// This server's reads show it already.
     visible: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     dry_run: bool,
     /// The conditions that do not hold, of a rehearsal.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<openapi::Conflict>, required = false)]
     conflicts: Option<Vec<Conflict>>,
+    /// In the order of the items.
     keys: Vec<KeyAnswer<'a>>,
 }
 
-/// What became of one key. Without a revision it is absent.
-#[derive(Serialize)]
+/// What became of one key, or what it is before a dry run. Without a revision it is absent.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = BatchKey)]
 pub(super) struct KeyAnswer<'a> {
+    #[schema(value_type = Key)]
     key: &'a Key,
     changed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     value: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Revision, required = false)]
     revision: Option<Revision>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime, required = false)]
     updated_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = openapi::ETag, required = false)]
     etag: Option<String>,
 }
 
@@ -130,7 +157,20 @@ impl<'a> KeyAnswer<'a> {
     }
 }
 
-/// Writes a batch, or rehearses it.
+/// Write many keys
+///
+/// All or nothing, in one revision, each with a condition if need be; or, with `dryRun`, say what would become of it.
+/// A dry run answers 200 also where conditions do not hold, and names all of them.
+#[utoipa::path(
+    post, path = "/v1/batch", tag = "configuration", operation_id = "writeBatch",
+    params(("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")),
+    request_body(content = Asked, description = "At most 10,000 items and 16 MiB", content_type = "application/json"),
+    responses(
+        (status = 200, description = "It was written, or would be", body = Answer<'_>, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 400, response = BadRequest), (status = 408, response = RequestTimeout), (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge), (status = 504, response = OutcomeUnknown)
+    )
+)]
 pub(super) async fn batch(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -164,7 +204,7 @@ pub(super) async fn batch(
         batch = batch.actor(actor);
     }
     if let Some(key) = idempotency_key {
-        batch = batch.idempotency_key(key);
+        batch = batch.idempotency_key(identity.once(key));
     }
     if numbered {
         entries::refuse_what_is_lost(&app)?;
@@ -399,6 +439,14 @@ mod tests {
             ),
             (r#"{"items":[{"key":"k","delete":"hunter2"}]}"#, "line 1"),
             (r#"{"items":"hunter2"}"#, "line 1"),
+            (
+                r#"{"items":[{"key":"k","value":1,"ifRevision":null}]}"#,
+                "line 1",
+            ),
+            (
+                r#"{"items":[{"key":"k","value":1,"ifMatch":null}]}"#,
+                "line 1",
+            ),
             (r#"{"items":[{"key":"k","value":hunter2}]}"#, "line 1"),
             ("", "line 1"),
         ] {

@@ -11,9 +11,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::budget::Share;
 use super::identity::Identity;
+use super::openapi::{self, BadRequest, Gone};
 use super::problem::Problem;
 use super::scope::Scope;
 use super::{App, Shared, message, place, query};
@@ -31,8 +33,9 @@ const USUAL_LIMIT: u32 = 100;
 const PIECE: usize = 64 * 1024;
 
 /// Revisions after a place.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Changes)]
 pub(super) struct Page<'a> {
     epoch: Epoch,
     /// What was asked for.
@@ -47,10 +50,11 @@ pub(super) struct Page<'a> {
 }
 
 /// A place in the history.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
     revision: Revision,
+    #[schema(value_type = openapi::Cursor)]
     cursor: String,
 }
 
@@ -64,18 +68,37 @@ impl From<Cursor> for Place {
 }
 
 /// One revision with its changes.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ChangedRevision)]
 pub(super) struct RevisionView<'a> {
     #[serde(flatten)]
     place: Place,
     /// When its transaction began, by the database's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime, required = false)]
     committed_at: Option<String>,
+    #[schema(value_type = Vec<openapi::Change>)]
     changes: Vec<ChangeView<'a>>,
 }
 
-/// Answers with the revisions after a place.
+/// Read the journal
+///
+/// Whole revisions after a place, with values before and after, in order and without a gap; at most 1,024, and an answer ends
+/// with the one that reaches 20,000 changes or 8 MiB. Revisions without a change in the scope are left out, unless `all` is true.
+#[utoipa::path(
+    get, path = "/v1/changes", tag = "changes", operation_id = "readChanges",
+    params(
+        ("since" = openapi::Cursor, Query, description = "A place: the header `sync-config-cursor` of an answer, or `next.cursor`"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1024, description = "Revisions at most; 100 without it"),
+        ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
+        ("all" = Option<bool>, Query, description = "Tell of every revision, also of those that change nothing in the scope")
+    ),
+    responses(
+        (status = 200, description = "The revisions", body = Page<'_>, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 400, response = BadRequest), (status = 410, response = Gone)
+    )
+)]
 pub(super) async fn changes(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,

@@ -7,12 +7,10 @@
 //! is bounded elsewhere. With TLS the handshake has as long as a head.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,12 +21,14 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+
+use super::patient::Patient;
 
 /// How long an accept that failed is waited with, as without file descriptors: they become free when others end.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -179,86 +179,6 @@ impl Service<Request<Incoming>> for Met {
     }
 }
 
-/// A socket that gives up on a peer which takes nothing for too long.
-struct Patient {
-    tcp: TcpStream,
-    stall: Duration,
-    /// Runs while the socket takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
-    /// Free for another connection when this one is closed, whatever has become of it.
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl Patient {
-    fn new(tcp: TcpStream, stall: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self {
-            tcp,
-            stall,
-            stalled: None,
-            _place: place,
-        }
-    }
-
-    fn judge<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
-        }
-        let stall = self.stall;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-        stalled
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.tcp).poll_write(context, bytes);
-        self.judge(context, polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.tcp).poll_write_vectored(context, bytes);
-        self.judge(context, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -268,6 +188,7 @@ mod tests {
     use axum::routing::get;
     use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -302,7 +223,7 @@ mod tests {
                 let held = Held(holds.clone());
                 let pieces = stream::repeat_with(move || {
                     let _used = &held;
-                    Ok::<_, std::convert::Infallible>(vec![b'x'; 100_000])
+                    Ok::<_, Infallible>(vec![b'x'; 100_000])
                 });
                 std::future::ready(Body::from_stream(pieces))
             };
@@ -356,6 +277,41 @@ mod tests {
         let mut sink = Vec::new();
         // A reset is an end too.
         drop(timeout(LONG, tcp.read_to_end(&mut sink)).await.unwrap());
+    }
+
+    /// The deadline of a head is that of a handshake, too: here nothing comes.
+    #[tokio::test]
+    async fn who_begins_no_handshake_is_let_go() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(
+            rustls::crypto::ring::default_provider().into(),
+        );
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(
+            vec![certificate.der().clone()],
+            rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        );
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let patience = Patience {
+            connections: 1,
+            head: Duration::from_millis(50),
+            stall: LONG,
+        };
+        let task = serve(listener, Router::new(), Some(acceptor), patience, stopped);
+        let task = tokio::spawn(task);
+        // The second one waits for the first one's place.
+        for _ in 0..2 {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            let mut read = Vec::new();
+            let ended = timeout(LONG, silent.read_to_end(&mut read)).await;
+            assert!(ended.is_ok() && read.is_empty(), "{read:?}");
+        }
+        task.abort();
     }
 
     #[tokio::test]

@@ -11,6 +11,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::batch::idempotency_key;
 use super::identity::{Identity, Role};
+use super::openapi::{
+    self, AlreadyDone, BadRequest, Deleted, NotFound, OutcomeUnknown, PreconditionFailed,
+    RequestTimeout, TooLarge,
+};
 use super::problem::Problem;
 use super::query::percent_decoded;
 use super::{Shared, body, etag, place};
@@ -23,7 +27,22 @@ use crate::write::{Batch, Precondition, Written};
 /// A body may be this long: a value and some blanks around it.
 const MAX_BODY: usize = MAX_VALUE_BYTES + 16 * 1024;
 
-/// Answers with one entry.
+/// Read an entry
+///
+/// From memory: it works while the database is away.
+#[utoipa::path(
+    get, path = "/v1/config/{key}", tag = "configuration", operation_id = "readEntry",
+    params(
+        ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
+        ("If-None-Match" = Option<openapi::ETags>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "Entity tags: 412 if it is none of them")
+    ),
+    responses(
+        (status = 200, description = "The entry", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 304, description = "It is what the client has", headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 400, response = BadRequest), (status = 404, response = NotFound), (status = 412, response = PreconditionFailed)
+    )
+)]
 pub(super) async fn read(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -49,7 +68,26 @@ pub(super) async fn read(
     Ok(place::told(at, shown(StatusCode::OK, &entry, tag)))
 }
 
-/// Puts the body's JSON value.
+/// Put a value
+///
+/// Durable when it is answered, and this server reads it from then on. The body is the JSON value itself.
+#[utoipa::path(
+    put, path = "/v1/config/{key}", tag = "configuration", operation_id = "putEntry",
+    params(
+        ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "The key has one of these entity tags, or `*`: any"),
+        ("If-None-Match" = Option<openapi::Any>, Header, description = "`*`: the key is absent"),
+        ("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")
+    ),
+    request_body(content = serde_json::Value, description = "The value, at most 1 MiB of text", content_type = "application/json"),
+    responses(
+        (status = 200, description = "The entry, which was there before", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 409, response = AlreadyDone),
+        (status = 201, description = "The entry, which was not", body = openapi::Entry, headers(("etag" = openapi::ETag, description = "Names the entry's revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 400, response = BadRequest), (status = 408, response = RequestTimeout), (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge), (status = 504, response = OutcomeUnknown)
+    )
+)]
 pub(super) async fn put(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -74,7 +112,10 @@ pub(super) async fn put(
     let batch = |precondition| named.on(Batch::new().put_value(&key, value.clone(), precondition));
     let written = write(&app, &headers, precondition, batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
-    let entry = entry.ok_or_else(Problem::internal)?;
+    let Some(entry) = entry else {
+        // Only of a replay, which answers with what is there now.
+        return Err(Problem::already_done(&key, written.revision()));
+    };
     let created = written.changed()
         && app
             .service
@@ -89,7 +130,21 @@ pub(super) async fn put(
     Ok(place::told(written.cursor(), shown(status, entry, tag)))
 }
 
-/// Deletes a key.
+/// Delete a key
+#[utoipa::path(
+    delete, path = "/v1/config/{key}", tag = "configuration", operation_id = "deleteEntry",
+    params(
+        ("key" = Key, Path, description = "The key: everything after `/v1/config/`, percent-encoded; it may hold slashes"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "The key has one of these entity tags, or `*`: any"),
+        ("If-None-Match" = Option<openapi::Any>, Header, description = "`*`: the key is absent"),
+        ("Idempotency-Key" = Option<openapi::IdempotencyKey>, Header, description = "Makes sending it again safe while the journal keeps the revision")
+    ),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted, headers(("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 404, response = NotFound), (status = 400, response = BadRequest), (status = 412, response = PreconditionFailed),
+        (status = 504, response = OutcomeUnknown)
+    )
+)]
 pub(super) async fn delete(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -173,7 +228,7 @@ impl Named {
     fn of(identity: &Identity, headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             actor: identity.actor(None),
-            idempotency_key: idempotency_key(headers)?,
+            idempotency_key: idempotency_key(headers)?.map(|key| identity.once(key)),
         })
     }
 

@@ -82,6 +82,9 @@ pub(super) fn named(tag: &str, epoch: Epoch) -> Option<Precondition> {
 /// Lets a GET pass that demands a tag with `If-Match` if it is this one, or none if there is nothing.
 pub(super) fn demand(headers: &HeaderMap, tag: Option<&str>) -> Result<(), Problem> {
     let wanted = list(headers, &IF_MATCH)?;
+    if wanted.is_empty() && headers.contains_key(IF_MATCH) {
+        return Err(Problem::bad_request("If-Match is empty; leave it out"));
+    }
     let met = |given: &String| tag.is_some_and(|tag| given == "*" || given == tag);
     if wanted.is_empty() || wanted.iter().any(met) {
         return Ok(());
@@ -157,6 +160,7 @@ mod tests {
             assert!(met(&[(IF_MATCH, tags)], Some("\"a-1\"")), "{tags}");
             assert!(!met(&[(IF_MATCH, tags)], None), "{tags}");
         }
+        assert!(!met(&[(IF_MATCH, "")], Some("\"a-1\"")));
         assert!(!met(&[(IF_MATCH, "W/\"a-1\"")], Some("\"a-1\"")));
     }
 

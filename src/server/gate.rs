@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN};
+use axum::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN, VARY};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
@@ -25,6 +25,11 @@ use super::{App, Shared};
 
 /// What is answered without a key: whether the process lives and can serve, and what there is to ask for.
 const OPEN: [&str; 5] = ["/", "/healthz", "/health", "/readyz", "/openapi.json"];
+
+/// Whether a path is answered without a key.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
 
 /// Who is let in.
 pub(super) enum Door {
@@ -73,10 +78,12 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
         None => admit(&app, &request, site.is_some()).map_err(IntoResponse::into_response),
     };
     let mut name = None;
+    let mut own = false;
     let mut response = match admitted {
         Err(answer) => answer,
         Ok(identity) => {
             name = Some(identity.name().clone());
+            own = identity.key().is_some();
             request.extensions_mut().insert(identity.clone());
             ending(next.run(request).await, identity)
         }
@@ -85,6 +92,12 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
     tracing::debug!(%method, status, identity = name.as_deref(), "request");
     let headers = response.headers_mut();
     let fixed = |text| HeaderValue::from_static(text);
+    if own {
+        // One key's answer is no other's, though both have the tag of one revision.
+        headers.append(VARY, fixed("api-key, authorization"));
+        let kept = headers.entry(CACHE_CONTROL);
+        kept.or_insert(fixed("private, no-cache"));
+    }
     headers.entry(CACHE_CONTROL).or_insert(fixed("no-cache"));
     headers.insert(
         HeaderName::from_static("x-content-type-options"),
@@ -117,7 +130,7 @@ fn admit(app: &App, request: &Request, allowed: bool) -> Result<Identity, Proble
         return Ok(Identity::anyone());
     };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && OPEN.contains(&request.uri().path()) {
+    if reads && is_open(request.uri().path()) {
         return Ok(Identity::nobody());
     }
     let peer = request.extensions().get::<Peer>().copied();

@@ -7,17 +7,41 @@ use axum::response::{IntoResponse, Response};
 use super::Shared;
 use super::gate::Door;
 use super::identity::{Identity, Role};
+use super::openapi;
 use super::problem::Problem;
 use crate::status::Status;
 use crate::sync_config::SyncConfig;
 
+/// Whether the process lives
+///
 /// Answers as long as the process does.
+#[utoipa::path(
+    get, path = "/healthz", tag = "operation", operation_id = "alive",
+    responses((status = 200, description = "It does", body = openapi::Alive))
+)]
 pub(super) async fn alive() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "status": "alive" }))
 }
 
+/// Whether the process lives
+///
+/// The same as `/healthz`.
+#[utoipa::path(
+    get, path = "/health", tag = "operation", operation_id = "health",
+    responses((status = 200, description = "It does", body = openapi::Alive))
+)]
+pub(super) async fn health() -> Json<serde_json::Value> {
+    alive().await
+}
+
+/// Whether the server can serve
+///
 /// Answers 200 once something is loaded and clients can be let in, with its age if it is a kept state that stands in for the database, and 503 with reasons before and while the server stops.
 /// Where API keys are asked for, it tells neither the store nor what the database says: it is open to everybody.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operation", operation_id = "ready",
+    responses((status = 200, description = "It can", body = openapi::Ready))
+)]
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
     if app.stopping() {
         return Problem::not_ready(vec!["shutting down".to_owned()]).into_response();
@@ -53,7 +77,13 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
     Problem::not_ready(reasons).into_response()
 }
 
+/// How the instance is doing
+///
 /// The library's own status. It names subscribers and consumers, whatever their keys.
+#[utoipa::path(
+    get, path = "/v1/status", tag = "operation", operation_id = "status",
+    responses((status = 200, description = "What the instance knows of itself", body = Status))
+)]
 pub(super) async fn status(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,

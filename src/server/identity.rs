@@ -79,6 +79,14 @@ impl Identity {
         })
     }
 
+    /// The name of a write that is to happen once: each holder of a key has names of its own, so that nobody takes another's.
+    pub(super) fn once(&self, idempotency_key: String) -> String {
+        match self.key {
+            Some(_) => format!("{}/{idempotency_key}", self.name),
+            None => idempotency_key,
+        }
+    }
+
     /// The API key that it showed, if there are any.
     pub(super) fn key(&self) -> Option<&Arc<LiveKey>> {
         self.key.as_ref()

@@ -18,6 +18,7 @@ use axum::response::Response;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 
 use super::identity::Identity;
+use super::openapi::{self, BadRequest, Gone, PreconditionFailed};
 use super::problem::Problem;
 use super::scope::Scope;
 use super::{App, Shared, etag, message, place, query};
@@ -37,7 +38,25 @@ const USUAL_LIMIT: u32 = 1_000;
 /// How long a page of a revision that this server does not show yet waits for it.
 const FOLLOW: Duration = Duration::from_secs(5);
 
-/// Answers with all entries, or those with some prefixes, at one revision.
+/// List entries
+///
+/// All entries, or those with some prefixes, at one revision. With `limit` page by page: the pages of one listing are of one
+/// revision, whatever is written between them and whichever server is asked.
+#[utoipa::path(
+    get, path = "/v1/config", tag = "configuration", operation_id = "listEntries",
+    params(
+        ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 10000, description = "Entries of a page; without it, and without `after`, all"),
+        ("after" = Option<openapi::After>, Query, description = "The `next` of the page before"),
+        ("If-None-Match" = Option<openapi::ETags>, Header, description = "Entity tags that the client has: 304 if it is one of them"),
+        ("If-Match" = Option<openapi::ETags>, Header, description = "Entity tags: 412 if it is none of them")
+    ),
+    responses(
+        (status = 200, description = "The entries", body = openapi::EntryList, headers(("etag" = openapi::ETag, description = "Names the revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 304, description = "They are what the client has", headers(("etag" = openapi::ETag, description = "Names the revision"), ("sync-config-cursor" = openapi::Cursor, description = "The place that this is of"))),
+        (status = 400, response = BadRequest), (status = 410, response = Gone), (status = 412, response = PreconditionFailed)
+    )
+)]
 pub(super) async fn list(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,

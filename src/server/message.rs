@@ -7,9 +7,15 @@ pub(super) fn id(cursor: Cursor) -> String {
     cursor.to_text()
 }
 
-/// Reads an id back; `None` for garbage.
+/// Reads an id back; `None` for garbage. Of the id of a client that is told of events too, it is the first of two.
 pub(super) fn cursor(id: &str) -> Option<Cursor> {
+    let id = id.split_once('~').map_or(id, |(config, _)| config);
     Cursor::from_text(id)
+}
+
+/// The place among the events, if an id has one.
+pub(super) fn events_cursor(id: &str) -> Option<Cursor> {
+    cursor(id.split_once('~')?.1)
 }
 
 #[cfg(test)]

@@ -21,11 +21,15 @@ mod identity;
 mod keyring;
 mod listing;
 mod message;
+mod metrics;
+mod openapi;
 mod origin;
+mod patient;
 mod place;
 mod problem;
 mod query;
 mod relay;
+mod request_id;
 mod scope;
 mod throttle;
 
@@ -42,6 +46,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
+use tower_http::compression::predicate::{NotForContentType, SizeAbove};
+use tower_http::compression::{CompressionLayer, CompressionLevel, Predicate};
 
 use self::budget::Budget;
 pub(crate) use self::certificates::Certificates;
@@ -49,10 +55,12 @@ use self::connections::Patience;
 use self::gate::Door;
 use self::keyring::Keyring;
 pub(crate) use self::keyring::Rules;
+use self::metrics::Metrics;
 pub(crate) use self::origin::Origins;
 use self::problem::Problem;
-pub(crate) use self::relay::Limits;
 use self::relay::Relay;
+pub(crate) use self::relay::{Limits, events_settings};
+use self::request_id::Names;
 use crate::service::ConfigService;
 
 /// Those that read the journal at once, so that a thousand streams that resume together leave connections to writers.
@@ -76,6 +84,8 @@ const MAX_REQUESTS: usize = 512;
 pub(crate) struct Options {
     /// The store of the API keys; without it everybody is let in who reaches the address.
     pub(crate) keys: Option<(Arc<ConfigService>, Rules)>,
+    /// The store of what is published to clients; without it nothing is.
+    pub(crate) events: Option<Arc<ConfigService>>,
     /// The sites whose pages may ask.
     pub(crate) origins: Origins,
     /// Without it, plaintext is spoken.
@@ -99,6 +109,9 @@ struct App {
     requests: Semaphore,
     /// The memory that bodies and answers may hold.
     budget: Budget,
+    /// Names for requests that bring none.
+    names: Names,
+    metrics: Metrics,
 }
 
 type Shared = Arc<App>;
@@ -122,12 +135,16 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let bound = listener.local_addr()?.ip();
     let (stopping, stopped) = signal::channel(false);
-    let relay = Relay::open(&service, options.relay).map_err(io::Error::other)?;
+    let relay =
+        Relay::open(&service, options.events.as_ref(), options.relay).map_err(io::Error::other)?;
     let door = match options.keys {
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
+    let metrics = Metrics::of(service.clone());
     let app = Arc::new(App {
+        names: Names::of(service.clock().random()),
+        metrics,
         service,
         door,
         origins: options.origins,
@@ -183,17 +200,38 @@ fn router(app: Shared) -> Router {
         .route("/v1/batch", post(batch::batch))
         .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(health::status))
-        .route("/v1/stats", get(relay::stats))
+        .route("/v1/stats", get(relay::stats::stats))
+        .route("/v1/events", post(relay::events::publish))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::document))
         .layer(from_fn_with_state(app.clone(), in_time))
         // What tells whether the process lives is answered also while there is no place for anything else.
         .route("/healthz", get(health::alive))
-        .route("/health", get(health::alive))
+        .route("/health", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/v1/watch", get(relay::watch))
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(app.clone(), gate::gate))
+        .layer(from_fn_with_state(app.clone(), metrics::measured))
+        .layer(from_fn_with_state(app.clone(), request_id::named))
+        .layer(compression())
         .with_state(app)
+}
+
+/// Answers shorter than this are sent as they are: they fit into one packet either way.
+const WORTH_COMPRESSING: u64 = 1_024;
+
+/// Compresses answers for those who take gzip, and says so in `Vary`. Events are left alone, since they have to go out at once.
+/// Lengths of compressed answers can give away what stands in them to somebody who may put guesses of his own into the same
+/// answer and watch the wire (BREACH). Nobody may here: a page of another site is refused before it is answered, no browser
+/// adds a key by itself, and no answer repeats more of a request than a key's name.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let worthwhile = SizeAbove::new(WORTH_COMPRESSING).and(NotForContentType::SSE);
+    let fast = CompressionLevel::Fastest;
+    CompressionLayer::new()
+        .quality(fast)
+        .compress_when(worthwhile)
 }
 
 /// Gives a request up that takes too long, or for which there is no place.
@@ -212,23 +250,16 @@ async fn in_time(State(app): State<Shared>, request: Request, next: Next) -> Res
     }
 }
 
+/// What there is to ask for
+#[utoipa::path(
+    get, path = "/", tag = "operation", operation_id = "index",
+    responses((status = 200, description = "Methods and paths", body = openapi::Index))
+)]
 async fn index(State(app): State<Shared>) -> Json<serde_json::Value> {
     Json(serde_json::json!({
         "service": "sync-config",
         "version": env!("CARGO_PKG_VERSION"),
         "ready": app.service.cursor().is_some() && !app.stopping(),
-        "endpoints": [
-            "GET /v1/config?prefix=&limit=&after=",
-            "GET /v1/config/{key}",
-            "PUT /v1/config/{key}",
-            "DELETE /v1/config/{key}",
-            "POST /v1/batch",
-            "GET /v1/changes?since=&limit=&prefix=",
-            "GET /v1/watch?prefix=",
-            "GET /v1/status",
-            "GET /v1/stats",
-            "GET /healthz",
-            "GET /readyz",
-        ],
+        "endpoints": openapi::endpoints(),
     }))
 }

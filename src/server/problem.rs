@@ -2,6 +2,7 @@
 //!
 //! Guarantees: never a value, a password, a URL or an internal error text; those of the last two kinds go to the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -83,6 +84,15 @@ impl Problem {
     pub(super) fn missing(key: &Key) -> Self {
         let detail = format!("there is no key \"{}\"", key);
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// A write that is repeated was done, and what it wrote is gone.
+    pub(super) fn already_done(key: &Key, revision: Revision) -> Self {
+        let detail = format!(
+            "a write under this Idempotency-Key made revision {revision} before; key \"{key}\" has no value now"
+        );
+        let status = StatusCode::CONFLICT;
+        Self::new(status, "already-done", "Already done", detail)
     }
 
     pub(super) fn no_such_path() -> Self {
@@ -240,6 +250,18 @@ impl From<Error> for Problem {
     }
 }
 
+/// What a problem tells, beside its answer, until the request's name is put into it.
+#[derive(Clone, Debug)]
+pub(super) struct Told(Arc<Value>);
+
+impl Told {
+    pub(super) fn with_request_id(&self, id: &str) -> String {
+        let mut body = Value::clone(&self.0);
+        body["requestId"] = id.into();
+        body.to_string()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = serde_json::json!({
@@ -252,6 +274,7 @@ impl IntoResponse for Problem {
             members.extend(self.more);
         }
         let mut response = (self.status, body.to_string()).into_response();
+        response.extensions_mut().insert(Told(Arc::new(body)));
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, media);

@@ -108,7 +108,7 @@ mod tests {
         let mapped = ["::ffff:10.0.0.1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
         assert_eq!(network(mapped[0]), mapped[1]);
         for number in 0..2 * MAX_ADDRESSES as u32 {
-            drop(failures.note(IpAddr::V4(number.into())));
+            let _wait = failures.note(IpAddr::V4(number.into()));
         }
         assert!(
             failures.0.len() <= MAX_ADDRESSES + 1,

@@ -13,12 +13,14 @@ const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 const SECRETS: [&str; 3] = ["database_url", "listen_database_url", "api_key"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
-const OTHERS: [&str; 16] = [
+const OTHERS: [&str; 18] = [
     "SYNC_CONFIG_ALLOW_ORIGIN",
     "SYNC_CONFIG_AUTH",
     "SYNC_CONFIG_DATA",
+    "SYNC_CONFIG_EVENTS",
     "SYNC_CONFIG_FILE",
     "SYNC_CONFIG_KEYS_MAX_STALENESS",
+    "SYNC_CONFIG_KEYS_URL",
     "SYNC_CONFIG_LISTEN",
     "SYNC_CONFIG_LOG_FORMAT",
     "SYNC_CONFIG_REQUESTS_PER_MINUTE",

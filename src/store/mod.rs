@@ -5,10 +5,13 @@
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
 pub(crate) mod consumers;
+#[cfg(feature = "cli")]
+pub(crate) mod finding;
 mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod queries;
 #[cfg(feature = "remote")]
 pub(crate) mod remote;
 mod sources;

@@ -8,25 +8,13 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::support::http::{get, put};
-use crate::support::program::{Scratch, Server, program, run, signal};
+use crate::support::program::{Scratch, Server, on_store, program, run, signal, told};
 use crate::support::sqlite::SqliteFile;
 use crate::support::wait::PATIENCE;
 
 /// Runs a command on a file and checks how it ends. Answers with stdout.
 async fn ends(file: &SqliteFile, code: i32, args: &[&str]) -> String {
-    let url = file.url();
-    let args = [&["--url", url.as_str()], args].concat();
-    let output = run(&mut program(None, &args)).await;
-    told(&output, code).0
-}
-
-/// What a command printed and said, once it is checked how it ended.
-fn told(output: &Output, code: i32) -> (String, String) {
-    let [printed, said] = [&output.stdout, &output.stderr];
-    let texts = [printed, said].map(|text| String::from_utf8_lossy(text).into_owned());
-    let [printed, said] = texts;
-    assert_eq!(output.status.code(), Some(code), "{printed}{said}");
-    (printed, said)
+    on_store(&file.url(), code, args).await.0
 }
 
 fn parsed(text: &str) -> Value {

@@ -210,3 +210,101 @@ fn the_readmes_checksums_are_those_of_the_code() {
         assert!(readme.contains(vector) && code.contains(vector), "{vector}");
     }
 }
+
+/// Whether a text is what a page says, where `…` stands for anything on one line.
+#[cfg(feature = "server")]
+fn fits(said: &str, page: &str) -> bool {
+    let (said, page): (Vec<&str>, Vec<&str>) = (said.lines().collect(), page.lines().collect());
+    let fits = |said: &str, page: &str| {
+        let mut parts = page.split('…');
+        let Some(mut rest) = parts.next().and_then(|first| said.strip_prefix(first)) else {
+            return false;
+        };
+        for part in parts {
+            let Some(at) = rest.find(part) else {
+                return false;
+            };
+            rest = &rest[at + part.len()..];
+        }
+        rest.is_empty() || page.ends_with('…')
+    };
+    said.len() == page.len() && said.iter().zip(&page).all(|(said, page)| fits(said, page))
+}
+
+/// The commands of a block, each with what it prints.
+#[cfg(feature = "server")]
+fn commands(block: &str) -> Vec<(String, String)> {
+    let mut commands: Vec<(String, String)> = Vec::new();
+    for line in block.lines() {
+        let goes_on =
+            |(command, printed): &(String, String)| command.ends_with('\\') && printed.is_empty();
+        if let Some(command) = line.strip_prefix("$ ") {
+            commands.push((command.to_owned(), String::new()));
+        } else if let Some(last) = commands.last_mut() {
+            let into = if goes_on(last) {
+                &mut last.0
+            } else {
+                &mut last.1
+            };
+            if !into.is_empty() || line.is_empty() {
+                into.push('\n');
+            }
+            into.push_str(line);
+        }
+    }
+    commands
+}
+
+#[cfg(feature = "server")]
+#[tokio::test]
+async fn the_readmes_requests_are_answered_as_it_says() {
+    use crate::support::postgres::TestDb;
+    use crate::support::program::{Server, run};
+    let readme = read("README.md");
+    let (_, block) = readme
+        .split_once("<!-- run by a test -->\n```console\n")
+        .expect("the block");
+    let (block, _) = block.split_once("```").expect("its end");
+    let db = TestDb::new().await;
+    let at = Server::start(db.url()).await;
+    let address = at.address.to_string();
+    let commands = commands(block);
+    assert!(commands.len() >= 12);
+    // One shell for all, so that what one sets the next one knows.
+    let mark = "\u{1}end of a command";
+    let script: Vec<String> = (commands.iter())
+        .map(|(command, _)| {
+            format!(
+                "{}\nprintf '\\n{mark}\\n'\n",
+                command.replace("127.0.0.1:8420", &address)
+            )
+        })
+        .collect();
+    let mut bash = tokio::process::Command::new("bash");
+    let output = run(bash.args(["-c", &script.concat()])).await;
+    let told = String::from_utf8(output.stdout).expect("text");
+    let said: Vec<&str> = told
+        .split(mark)
+        .map(|said| said.trim_matches('\n'))
+        .collect();
+    let faults = String::from_utf8_lossy(&output.stderr);
+    for ((command, page), said) in commands.iter().zip(&said) {
+        assert!(
+            fits(said, page.trim_matches('\n')),
+            "$ {command}\n{said}\n… and README.md says:\n{page}\n{faults}"
+        );
+    }
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn what_a_page_says_is_compared_line_by_line() {
+    assert!(fits("a 1 b\nc", "a … b\nc") && fits("x: 12", "x: …"));
+    assert!(!fits("a 1 c", "a … b") && !fits("a", "a\nb") && !fits("ab", "a"));
+    let two = commands("$ one \\\n  more\nprinted\n\nlast\n$ two\n");
+    assert_eq!(
+        two[0],
+        ("one \\\n  more".to_owned(), "printed\n\nlast".to_owned())
+    );
+    assert_eq!(two[1], ("two".to_owned(), String::new()));
+}

@@ -11,8 +11,16 @@
 mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_copy;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_doctor;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_import;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_watch;
 mod consumers;
 #[macro_use]
 mod contract;
@@ -20,6 +28,8 @@ mod bad_input;
 mod chaos;
 mod convergence;
 mod deaf_sessions;
+#[cfg(feature = "server")]
+mod deploy;
 mod documents;
 mod experiments;
 mod failover;
@@ -35,6 +45,16 @@ mod log_injection;
 mod lost_history;
 mod names;
 mod pgbouncer;
+#[cfg(feature = "server")]
+mod relay;
+#[cfg(feature = "server")]
+mod relay_events;
+#[cfg(feature = "server")]
+mod relay_foreign;
+#[cfg(feature = "server")]
+mod relay_herd;
+#[cfg(feature = "server")]
+mod relay_limits;
 #[cfg(all(feature = "remote", feature = "server"))]
 mod remote;
 #[cfg(all(feature = "remote", feature = "server"))]
@@ -63,12 +83,27 @@ mod server;
 #[cfg(feature = "server")]
 mod server_batch;
 #[cfg(feature = "server")]
+mod server_keys;
+#[cfg(feature = "server")]
+mod server_keys_life;
+#[cfg(feature = "server")]
+mod server_keys_roles;
+#[cfg(feature = "server")]
 mod server_life;
+#[cfg(feature = "server")]
+mod server_limits;
+#[cfg(feature = "server")]
+mod server_metrics;
+#[cfg(feature = "server")]
+mod server_openapi;
+#[cfg(feature = "server")]
+mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
 #[cfg(feature = "cli")]
 mod services;
 #[cfg(feature = "cli")]
+mod services_line;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
@@ -78,6 +113,8 @@ mod sqlite;
 mod sqlite_faults;
 #[cfg(feature = "sqlite")]
 mod sqlite_life;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod sqlite_shell;
 #[cfg(feature = "cli")]
 mod state_file;
 mod stuck;

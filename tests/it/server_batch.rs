@@ -237,6 +237,19 @@ async fn a_batch_sent_again_under_its_idempotency_key_is_done_once() {
     .await;
     assert_eq!((single.status, repeated.status), (201, 201));
     assert_eq!(get(one.address, "/v1/config/s").await.json()["value"], 2);
+    request(two.address, "DELETE", "/v1/config/s", &[], "").await;
+    let gone = request(
+        one.address,
+        "PUT",
+        "/v1/config/s",
+        &[("Idempotency-Key", "s-1")],
+        "1",
+    )
+    .await;
+    assert_eq!(
+        (gone.status, &gone.json()["type"]),
+        (409, &json!("urn:sync-config:problem:already-done"))
+    );
     for wrong in ["a b", "ä", &"k".repeat(256)] {
         assert_eq!(
             batch_with(one.address, &body, &[("Idempotency-Key", wrong)])

@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::ground::one;
 use crate::support::http::{Connection, Watch, answer, get, head, put, request};
+use crate::support::keys::token;
 use crate::support::local_postgres::LocalPostgres;
 use crate::support::postgres::{TestDb, cluster, local_binaries};
 use crate::support::program::{Scratch, Server, program, run};
@@ -279,7 +280,7 @@ type Refused<'a> = (
 #[tokio::test]
 async fn what_is_wrong_is_refused_at_the_start_with_what_to_do() {
     let url = "postgres://u:hunter2@127.0.0.1:1/d";
-    let refused: [Refused<'_>; 7] = [
+    let refused: [Refused<'_>; 14] = [
         (Some(""), &["--store", "postgres"], &[], &["DATABASE_URL"]),
         (
             Some("postgres://u:hunter2@h:x/d"),
@@ -312,6 +313,56 @@ async fn what_is_wrong_is_refused_at_the_start_with_what_to_do() {
             &[],
             &["--insecure", "loopback"],
         ),
+        (
+            Some(url),
+            &["--listen", "0.0.0.0:0", "--insecure", "--auth", "off"],
+            &[],
+            &["--auth off", "loopback", "sync-config keys create"],
+        ),
+        (
+            Some(url),
+            &["--tls-cert", "/nowhere/cert.pem"],
+            &[],
+            &["--tls-key"],
+        ),
+        (
+            Some(url),
+            &[
+                "--tls-cert",
+                "/nowhere/cert.pem",
+                "--tls-key",
+                "/nowhere/key.pem",
+            ],
+            &[],
+            &["/nowhere/cert.pem", "cannot be read"],
+        ),
+        (
+            Some(url),
+            &["--allow-origin", "*"],
+            &[],
+            &["--allow-origin", "https://"],
+        ),
+        (
+            Some(url),
+            &["--auth", "keys"],
+            &[(
+                "SYNC_CONFIG_TABLE_NAME",
+                "a_table_whose_name_has_as_many_as_44_bytes_x",
+            )],
+            &["table_name", "44", "43"],
+        ),
+        (
+            Some(url),
+            &["--keys-max-staleness", "5"],
+            &[],
+            &["--keys-max-staleness"],
+        ),
+        (
+            Some(url),
+            &[],
+            &[("SYNC_CONFIG_AUTH", "none")],
+            &["--auth", "none"],
+        ),
     ];
     for (url, args, variables, words) in refused {
         let mut command = program(url, &["serve"]);
@@ -330,29 +381,29 @@ async fn what_is_wrong_is_refused_at_the_start_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn insecure_is_what_lets_others_in() {
+async fn beyond_loopback_nobody_is_let_in_without_a_key() {
     let db = TestDb::new().await;
     let open = ["--listen", "0.0.0.0:0", "--insecure"];
     let mut at = Server::launch(Some(db.url()), &open, &[]).await;
     at.address.set_ip([127, 0, 0, 1].into());
     at.ready().await;
-    let name = [("Host", "config.example")];
-    assert_eq!(
-        request(at.address, "GET", "/v1/config", &name, "")
-            .await
-            .status,
-        200
-    );
-    let page = [
-        ("Host", "config.example"),
-        ("Origin", "http://evil.example"),
-    ];
-    assert_eq!(
-        request(at.address, "GET", "/v1/config", &page, "")
-            .await
-            .status,
-        403
-    );
+    let said = at.log.until("what is open", |log| log.len() > 1).await;
+    assert!(said[0].contains("\"auth\":\"keys\""), "{}", said[0]);
+    assert!(said[1].contains("plaintext"), "{}", said[1]);
+    let key = token(db.url(), "gateway", "read", &[]).await;
+    let ask = async |headers: &[(&str, &str)]| {
+        let answer = request(at.address, "GET", "/v1/config", headers, "").await;
+        answer.status
+    };
+    let (name, shown) = (("Host", "config.example"), ("api-key", key.as_str()));
+    eventually("the key is known", PATIENCE, async || {
+        (ask(&[name, shown]).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&[name]).await, 401);
+    assert_eq!(ask(&[]).await, 401, "from this machine, too");
+    let page = ("Origin", "http://evil.example");
+    assert_eq!(ask(&[name, shown, page]).await, 403);
 }
 
 #[tokio::test]

@@ -232,6 +232,18 @@ pub(crate) enum ResyncCause {
 }
 
 impl ResyncCause {
+    /// Those that are counted: a start on a kept state is like any other.
+    #[cfg(feature = "server")]
+    pub(crate) const COUNTED: [Self; 7] = [
+        Self::PeerMismatch,
+        Self::AuditMismatch,
+        Self::Asked,
+        Self::BelowFloor,
+        Self::NewEpoch,
+        Self::Fork,
+        Self::Gap,
+    ];
+
     /// Whether the snapshot takes the table's place, instead of being compared with it.
     pub(crate) fn replaces(self) -> bool {
         match self {

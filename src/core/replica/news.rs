@@ -372,11 +372,7 @@ impl Replica {
             return;
         }
         if demand.cause == ResyncCause::Fork && cursor == ours {
-            self.fork_refuted();
-            if !demand.tickets.is_empty() {
-                let cause = ResyncCause::Asked;
-                self.repair.demand(Demand { cause, ..demand });
-            }
+            self.ours_after_all(demand);
             return;
         }
         let Some(epoch) = self.epoch_of(now, cursor, &demand) else {
@@ -408,6 +404,15 @@ impl Replica {
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;
         self.repair.done(&mut self.actions, Some(demand), changed);
+    }
+
+    /// What was taken for another history is ours. Whoever asked for a resync meanwhile still gets one.
+    fn ours_after_all(&mut self, demand: Demand) {
+        self.fork_refuted();
+        if !demand.tickets.is_empty() {
+            let cause = ResyncCause::Asked;
+            self.repair.demand(Demand { cause, ..demand });
+        }
     }
 }
 

@@ -23,6 +23,10 @@ pub(super) struct Asked {
     /// It names a place that cannot be found.
     pub(super) lost: bool,
     pub(super) client: String,
+    /// Whether it is told of events.
+    pub(super) events: bool,
+    /// Its place among them.
+    pub(super) events_after: Option<Cursor>,
 }
 
 impl Asked {
@@ -40,9 +44,18 @@ impl Asked {
             "client",
             "state",
             "all",
+            "events",
         ];
-        let [cursor, last_event_id, epoch, revision, client, state, all] =
-            query::values(uri, names)?;
+        let [
+            cursor,
+            last_event_id,
+            epoch,
+            revision,
+            client,
+            state,
+            all,
+            events,
+        ] = query::values(uri, names)?;
         let scope = identity.scope().within(&query::scope(uri)?);
         if scope.is_none() {
             return Err(Problem::forbidden(
@@ -54,6 +67,15 @@ impl Asked {
             Some(header) => header.to_str().ok().map(str::to_owned),
             None => last_event_id.or(cursor),
         };
+        let events_after = last.as_deref().and_then(message::events_cursor);
+        let all = flag("all", all, false)?;
+        // Events go to whoever has a name: a copy of the store, and whoever is anybody, asks for them.
+        let named_client = client.is_some() || !identity.is_anyone();
+        let events = flag(
+            "events",
+            events,
+            (named_client && !all) || events_after.is_some(),
+        )?;
         let resumes = last.is_some() || epoch.is_some();
         let resume = match last {
             Some(last) => message::cursor(&last),
@@ -62,7 +84,9 @@ impl Asked {
         Ok(Self {
             lost: resumes && resume.is_none(),
             scope,
-            all: flag("all", all, false)?,
+            all,
+            events,
+            events_after: events_after.filter(|_| events),
             state: flag("state", state, true)?,
             resume,
             client: named(identity, client),

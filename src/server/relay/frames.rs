@@ -41,8 +41,9 @@ pub(super) enum Kind<'a> {
     Head,
     Pong,
     Error,
+    /// Events that came before are not to be had any more.
+    Missed,
     /// A type that somebody published.
-    #[allow(dead_code, reason = "published events come with the next step")]
     Published(&'a str),
 }
 
@@ -57,6 +58,7 @@ impl Kind<'_> {
             Self::Head => "head",
             Self::Pong => "pong",
             Self::Error => "error",
+            Self::Missed => "events.missed",
             Self::Published(name) => name,
         }
     }
@@ -69,6 +71,29 @@ impl Kind<'_> {
             Self::Progress => "config.progress",
             Self::Reset => "config.reset",
             other => other.event(),
+        }
+    }
+}
+
+/// The place of a client that is told of two stores in the one that a message is not of, written behind the message's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Other {
+    #[default]
+    None,
+    /// Where it is among the events.
+    Events(Cursor),
+    /// Where it is in the configuration, which an event's own place stands behind.
+    Config(Cursor),
+}
+
+impl Other {
+    /// The text of both places.
+    pub(super) fn beside(&self, own: Cursor) -> String {
+        let (own, id) = (message::id(own), message::id);
+        match self {
+            Self::None => own,
+            Self::Events(events) => format!("{own}~{}", id(*events)),
+            Self::Config(config) => format!("{}~{own}", id(*config)),
         }
     }
 }
@@ -292,13 +317,14 @@ pub(super) fn place(
     framing: Framing,
     kind: Kind<'_>,
     cursor: Cursor,
+    other: &Other,
     at: SystemTime,
 ) -> Vec<Bytes> {
     let mut out = Vec::with_capacity(1);
     let message = Message {
         kind,
         payload: &format!("{{\"revision\":{}}}", cursor.revision),
-        cursor: Some(&message::id(cursor)),
+        cursor: Some(&other.beside(cursor)),
         correlation: &cursor.id.to_string(),
         at,
         beside: "",

@@ -12,12 +12,12 @@ use axum::body::Bytes;
 use tokio::sync::watch;
 
 use super::frames::Framing;
+use super::interest::Interest;
 use super::ring::{After, Ring};
 use super::told::Told;
 use crate::core::Cursor;
 use crate::error::Result;
 use crate::runtime::Clock;
-use crate::server::scope::Scope;
 use crate::service::ConfigService;
 use crate::store::Recorded;
 use crate::subscription::{Event, Filter, SubscriptionId};
@@ -28,7 +28,7 @@ const STATES: usize = 8;
 
 /// Clients that are concerned by the same revisions.
 pub(super) struct Channel {
-    scope: Scope,
+    interest: Interest,
     all: bool,
     /// The place of the newest revision that concerns them, or a later one.
     last: AtomicU64,
@@ -49,13 +49,14 @@ pub(super) struct Hub {
 struct Encoded {
     channel: Weak<Channel>,
     framing: Framing,
-    cursor: Cursor,
+    /// Of both stores that the clients are told of.
+    place: String,
     frames: Arc<[Bytes]>,
 }
 
 struct Inner {
     ring: Ring,
-    channels: HashMap<(Scope, bool), Weak<Channel>>,
+    channels: HashMap<(Interest, bool), Weak<Channel>>,
     /// How many channels there were after the last look for those that nobody uses.
     used: usize,
 }
@@ -92,7 +93,7 @@ pub(super) struct Place {
 
 impl Hub {
     /// Subscribes to a store.
-    pub(super) fn open(service: &Arc<ConfigService>) -> Result<(Arc<Self>, Hearing)> {
+    pub(super) fn open(service: &Arc<ConfigService>, name: &str) -> Result<(Arc<Self>, Hearing)> {
         let hub = Arc::new(Self {
             clock: service.clock().clone(),
             inner: Mutex::new(Inner {
@@ -104,7 +105,7 @@ impl Hub {
             states: Mutex::default(),
         });
         let ear = Ear(hub.clone());
-        let filter = Filter::all().with_state().every().named("relay");
+        let filter = Filter::all().with_state().every().named(name);
         let id = service.on_change(filter, move |event| ear.0.hear(event))?;
         let service = service.clone();
         Ok((hub, Hearing { service, id }))
@@ -179,11 +180,11 @@ impl Hub {
         &self,
         channel: &Arc<Channel>,
         framing: Framing,
-        cursor: Cursor,
+        place: &str,
     ) -> Option<Arc<[Bytes]>> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |state: &&Encoded| {
-            state.cursor == cursor
+            state.place == place
                 && state.framing == framing
                 && std::ptr::eq(state.channel.as_ptr(), Arc::as_ptr(channel))
         };
@@ -195,7 +196,7 @@ impl Hub {
         &self,
         channel: &Arc<Channel>,
         framing: Framing,
-        cursor: Cursor,
+        place: String,
         frames: Arc<[Bytes]>,
     ) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,15 +206,15 @@ impl Hub {
         states.push_back(Encoded {
             channel: Arc::downgrade(channel),
             framing,
-            cursor,
+            place,
             frames,
         });
     }
 
-    /// The channel of a scope.
-    pub(super) fn channel(&self, scope: Scope, all: bool) -> Arc<Channel> {
+    /// The channel of an interest.
+    pub(super) fn channel(&self, interest: Interest, all: bool) -> Arc<Channel> {
         let mut inner = self.lock();
-        let named = (scope, all);
+        let named = (interest, all);
         if let Some(channel) = inner.channels.get(&named).and_then(Weak::upgrade) {
             return channel;
         }
@@ -225,7 +226,7 @@ impl Hub {
             inner.used = inner.channels.len();
         }
         let channel = Arc::new(Channel {
-            scope: named.0.clone(),
+            interest: named.0.clone(),
             all,
             // Those that are here may concern it.
             last: AtomicU64::new(inner.ring.end().saturating_sub(1)),
@@ -241,7 +242,7 @@ impl Hub {
             Event::Changed(set) => {
                 let told = Arc::new(Told::applied(set.clone(), self.clock.wall()));
                 inner.ring.push(told.clone());
-                inner.concern(|channel| channel.all || told.concerns(&channel.scope))
+                inner.concern(|channel| channel.all || told.concerns(&channel.interest))
             }
             // The state is what it was; only a new epoch has to be told.
             Event::Resynced(set)
@@ -306,8 +307,8 @@ impl Inner {
 }
 
 impl Channel {
-    pub(super) fn scope(&self) -> &Scope {
-        &self.scope
+    pub(super) fn interest(&self) -> &Interest {
+        &self.interest
     }
 
     pub(super) fn all(&self) -> bool {

@@ -7,14 +7,17 @@
 
 mod asked;
 mod attempts;
+pub(super) mod events;
+mod feed;
 mod frames;
 mod hub;
+mod interest;
 mod registry;
 mod replies;
 mod ring;
 mod source;
 mod sse;
-mod stats;
+pub(super) mod stats;
 mod told;
 mod websocket;
 
@@ -27,14 +30,17 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use self::asked::Asked;
 use self::attempts::Attempts;
+pub(crate) use self::events::settings as events_settings;
 use self::hub::{Hearing, Hub};
 use self::registry::Registry;
-pub(super) use self::stats::stats;
 use super::connections::Peer;
 use super::identity::{Identity, Role};
+use super::metrics::Transport;
+use super::openapi::BadRequest;
 use super::problem::Problem;
 use super::{App, Shared};
 use crate::core::Cursor;
@@ -76,29 +82,52 @@ impl Default for Limits {
 
 /// What all streams share.
 pub(super) struct Relay {
-    hub: Arc<Hub>,
+    config: Arc<Station>,
+    events: Option<Arc<Station>>,
     registry: Arc<Registry>,
     limits: Limits,
     attempts: Attempts,
     /// Names this server to clients.
     server: String,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// A store and what it tells everybody.
+struct Station {
+    service: Arc<ConfigService>,
+    hub: Arc<Hub>,
     _hearing: Hearing,
 }
 
+impl Station {
+    fn open(service: &Arc<ConfigService>, name: &str) -> Result<Arc<Self>> {
+        let (hub, hearing) = Hub::open(service, name)?;
+        Ok(Arc::new(Self {
+            service: service.clone(),
+            hub,
+            _hearing: hearing,
+        }))
+    }
+}
+
 impl Relay {
-    /// Begins to hear what a store tells.
-    pub(super) fn open(service: &Arc<ConfigService>, limits: Limits) -> Result<Self> {
-        let (hub, hearing) = Hub::open(service)?;
+    /// Begins to hear what a store tells, and that of the events if there is one.
+    pub(super) fn open(
+        service: &Arc<ConfigService>,
+        events: Option<&Arc<ConfigService>>,
+        limits: Limits,
+    ) -> Result<Self> {
         let clock = service.clock();
         Ok(Self {
-            hub,
+            config: Station::open(service, "relay")?,
+            events: events
+                .map(|events| Station::open(events, "events"))
+                .transpose()?,
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
             attempts: Attempts::new(clock.clone(), limits.attempts),
             server: format!("{:016x}", clock.random()),
             tasks: Mutex::default(),
-            _hearing: hearing,
         })
     }
 
@@ -111,7 +140,8 @@ impl Relay {
     fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(stream);
+        // With the request's name in the lines of its log.
+        tasks.spawn(stream.in_current_span());
     }
 
     /// How long a stream waits at a stop before it ends.
@@ -124,7 +154,31 @@ impl Relay {
     }
 }
 
-/// Opens a stream.
+/// Follow revisions
+///
+/// Server-sent events, or a WebSocket where one is asked for: an acknowledgement, then the state, then each revision that changes a
+/// matching key, and now and then the revision reached when nothing else was told. The last part of each has an id (a cursor); a
+/// client that comes back with it to any server is told exactly what came after it, or begins anew with the state.
+#[utoipa::path(
+    get, path = "/v1/watch", tag = "changes", operation_id = "watch",
+    params(
+        ("prefix" = Option<Vec<String>>, Query, description = "Only keys that begin with this; may stand 64 times", style = Form, explode),
+        ("cursor" = Option<String>, Query, description = "Where to go on"),
+        ("lastEventId" = Option<String>, Query, description = "The same, for those who cannot set the header"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The same, as browsers send it; before those of the query"),
+        ("epoch" = Option<String>, Query, description = "With `revision`: where to go on, for those who keep no cursor"),
+        ("revision" = Option<u64>, Query, description = "With `epoch`"),
+        ("state" = Option<bool>, Query, description = "false: begin without the state"),
+        ("all" = Option<bool>, Query, description = "true: every revision is told, with the revision and the time of each change"),
+        ("events" = Option<bool>, Query, description = "Whether published events are told; they are to clients with a name"),
+        ("client" = Option<String>, Query, description = "The client's name, where there are no API keys")
+    ),
+    responses(
+        (status = 101, description = "A WebSocket"),
+        (status = 200, description = "The events; the data of each is an `Event`", body = String, content_type = "text/event-stream"),
+        (status = 400, response = BadRequest), (status = 426, description = "Another version of WebSocket than 13")
+    )
+)]
 pub(super) async fn watch(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -156,7 +210,12 @@ pub(super) async fn watch(
         return Err(Problem::unavailable("shutting down"));
     }
     let transport = if upgrade { "websocket" } else { "sse" };
-    let Some(admitted) = app.relay.registry.admit(&asked.client, transport) else {
+    let counted = app.metrics.relay.open(if upgrade {
+        Transport::websocket
+    } else {
+        Transport::sse
+    });
+    let Some(admitted) = app.relay.registry.admit(&asked.client, transport, counted) else {
         let most = app.relay.registry.most();
         return Err(Problem::too_many(
             format!(

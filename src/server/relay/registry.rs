@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::hub::{Channel, Hub};
 use crate::runtime::Clock;
+use crate::server::metrics::Open as Counted;
 
 /// Clients without a connection whose acknowledgement is kept.
 const REMEMBERED: usize = 10_000;
@@ -53,6 +54,7 @@ pub(super) struct Open {
     channel: OnceLock<Arc<Channel>>,
     applied: AtomicU64,
     falls: AtomicU64,
+    counted: Counted,
 }
 
 /// An open connection's place, free again when this is dropped.
@@ -99,6 +101,7 @@ impl Registry {
         self: &Arc<Self>,
         client: &str,
         transport: &'static str,
+        counted: Counted,
     ) -> Option<Admitted> {
         let mut inner = self.lock();
         if inner.open.len() >= self.most {
@@ -120,6 +123,7 @@ impl Registry {
             at: AtomicU64::new(0),
             channel: OnceLock::new(),
             falls: AtomicU64::new(0),
+            counted,
         });
         inner.next += 1;
         let number = inner.next;
@@ -149,17 +153,6 @@ impl Registry {
             }
             empty.await;
         }
-    }
-
-    /// Counts messages that were handed to the network.
-    pub(super) fn delivered(&self, messages: usize) {
-        self.sent.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    /// Notes that a connection was lost with messages still to be delivered.
-    pub(super) fn failed(&self, reason: &'static str) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.lock().last_failure = Some((self.clock.wall(), reason));
     }
 
     pub(super) fn deliveries(&self) -> Deliveries {
@@ -225,8 +218,20 @@ impl Drop for Admitted {
 }
 
 impl Admitted {
-    pub(super) fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+    /// Counts messages that were handed to the network.
+    pub(super) fn delivered(&self, messages: usize, bytes: usize) {
+        self.registry
+            .sent
+            .fetch_add(messages as u64, Ordering::Relaxed);
+        self.open.counted.sent_all(messages, bytes);
+    }
+
+    /// Notes that the connection is lost with messages still to be delivered.
+    pub(super) fn failed(&self, reason: &'static str) {
+        let registry = &self.registry;
+        registry.failed.fetch_add(1, Ordering::Relaxed);
+        registry.lock().last_failure = Some((registry.clock.wall(), reason));
+        self.open.counted.failed();
     }
 }
 
@@ -262,6 +267,7 @@ impl Open {
     /// Notes that the client fell behind what is kept.
     pub(super) fn fell(&self) {
         self.falls.fetch_add(1, Ordering::Relaxed);
+        self.counted.lagged();
     }
 
     fn shown(&self, clock: &Clock, hub: &Hub) -> Shown {

@@ -14,12 +14,13 @@ use std::time::Duration;
 use axum::body::Bytes;
 use tokio::sync::watch;
 
-use super::Asked;
-use super::frames::{Framing, Items, Kind, Message, Parts, place};
+use super::frames::{Framing, Items, Kind, Message, Other, Parts, place};
 use super::hub::{Channel, Place};
+use super::interest::Interest;
 use super::registry::Open;
 use super::ring::{After, REVISIONS};
 use super::told::{Telling, Told};
+use super::{Asked, Station};
 use crate::core::{Cursor, Snapshot};
 use crate::server::{Shared, WHOLE_TIMEOUT, message};
 use crate::store::Recorded;
@@ -89,6 +90,7 @@ enum Stage {
 /// What one client is told.
 pub(super) struct Source {
     app: Shared,
+    station: Arc<Station>,
     channel: Arc<Channel>,
     woken: watch::Receiver<()>,
     framing: Framing,
@@ -103,6 +105,12 @@ pub(super) struct Source {
     /// The place of the next revision.
     at: u64,
     greeted: bool,
+    /// Nothing was begun with yet.
+    first: bool,
+    /// These are events.
+    events: bool,
+    /// Where the client is in what else it is told of.
+    other: Other,
     /// It resumed, and has not been told yet that it has everything.
     resuming: bool,
     falls: u32,
@@ -110,24 +118,79 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(app: Shared, asked: &Asked, framing: Framing, open: Arc<Open>) -> Self {
-        let channel = app.relay.hub.channel(asked.scope.clone(), asked.all);
+    /// The changes of the configuration, with what a client is greeted with before them.
+    pub(super) fn of_config(
+        app: &Shared,
+        asked: &Asked,
+        framing: Framing,
+        open: &Arc<Open>,
+    ) -> Self {
+        let station = app.relay.config.clone();
+        let channel = station
+            .hub
+            .channel(Interest::Keys(asked.scope.clone()), asked.all);
         open.listens(channel.clone());
         Self {
-            woken: channel.woken(),
-            channel,
-            framing,
-            open,
-            stage: Stage::Begin(asked.resume),
             state: asked.state,
             lost: asked.lost,
+            ..Self::new(app, station, channel, asked.resume, framing, open)
+        }
+    }
+
+    /// The events for a client, from its place on or from now on.
+    pub(super) fn of_events(
+        app: &Shared,
+        station: &Arc<Station>,
+        asked: &Asked,
+        framing: Framing,
+        open: &Arc<Open>,
+    ) -> Self {
+        let interest = Interest::Events {
+            client: asked.client.as_str().into(),
+            scope: asked.scope.clone(),
+        };
+        let channel = station.hub.channel(interest, false);
+        Self {
+            greeted: true,
+            events: true,
+            ..Self::new(
+                app,
+                station.clone(),
+                channel,
+                asked.events_after,
+                framing,
+                open,
+            )
+        }
+    }
+
+    fn new(
+        app: &Shared,
+        station: Arc<Station>,
+        channel: Arc<Channel>,
+        resume: Option<Cursor>,
+        framing: Framing,
+        open: &Arc<Open>,
+    ) -> Self {
+        Self {
+            woken: channel.woken(),
+            station,
+            channel,
+            framing,
+            open: open.clone(),
+            stage: Stage::Begin(resume),
+            first: true,
+            state: false,
+            lost: false,
+            events: false,
+            other: Other::None,
             told: None,
             at: 0,
             greeted: false,
             resuming: false,
             falls: 0,
             found: Vec::new(),
-            app,
+            app: app.clone(),
         }
     }
 
@@ -143,8 +206,10 @@ impl Source {
                 Stage::Replay { to, page, reading } => {
                     if page.is_empty() {
                         let (app, told) = (&self.app, self.told.unwrap_or(to.cursor));
-                        let reading = reading
-                            .get_or_insert_with(|| Box::pin(past(app.clone(), told, to.cursor)));
+                        let station = &self.station;
+                        let reading = reading.get_or_insert_with(|| {
+                            Box::pin(past(app.clone(), station.clone(), told, to.cursor))
+                        });
                         let past = reading.await;
                         self.read(past);
                     }
@@ -163,7 +228,7 @@ impl Source {
                     self.woken.mark_unchanged();
                     self.live(&mut out)?;
                     if out.is_empty() && matches!(self.stage, Stage::Live) {
-                        if self.app.relay.hub.is_closed() || self.woken.changed().await.is_err() {
+                        if self.station.hub.is_closed() || self.woken.changed().await.is_err() {
                             return Err(Ended::Closed);
                         }
                         continue;
@@ -176,19 +241,41 @@ impl Source {
         }
     }
 
-    /// Says how far the client has come; nothing before it was told anything.
-    pub(super) fn progress(&mut self) -> Vec<Bytes> {
+    /// Begins at the end, if that is known and where the client wants to begin.
+    pub(super) fn begin_now(&mut self) {
+        let wanted = self.first && !self.state && !self.lost && self.greeted;
+        if wanted
+            && matches!(self.stage, Stage::Begin(None))
+            && let Some(end) = self.station.hub.end_now()
+        {
+            self.first = false;
+            (self.told, self.at, self.stage) = (Some(end.cursor), end.at, Stage::Live);
+        }
+    }
+
+    /// Passes over what is not for the client.
+    pub(super) fn skip(&mut self) {
         if let (Stage::Live, Some(told)) = (&self.stage, self.told)
-            && let Some(end) = self.app.relay.hub.skip(&self.channel, self.at)
+            && let Some(end) = self.station.hub.skip(&self.channel, self.at)
             && end.cursor.epoch == told.epoch
             && end.cursor.revision >= told.revision
         {
             (self.at, self.told) = (end.at, Some(end.cursor));
         }
+    }
+
+    /// Says how far the client has come; nothing before it was told anything.
+    pub(super) fn progress(&mut self) -> Vec<Bytes> {
+        self.skip();
         let now = self.app.service.clock().wall();
         self.told.map_or_else(Vec::new, |told| {
-            place(self.framing, Kind::Progress, told, now)
+            place(self.framing, Kind::Progress, told, &self.other, now)
         })
+    }
+
+    /// Notes where the client is in what else it is told of.
+    pub(super) fn beside(&mut self, other: Other) {
+        self.other = other;
     }
 
     /// The newest revision that the client has been told of.
@@ -205,27 +292,26 @@ impl Source {
     }
 
     async fn begin(&mut self, resume: Option<Cursor>, out: &mut Vec<Bytes>) -> Result<(), Ended> {
-        let app = self.app.clone();
-        let mut end = app.relay.hub.end().await.ok_or(Ended::Closed)?;
+        let station = self.station.clone();
+        let mut end = station.hub.end().await.ok_or(Ended::Closed)?;
         // What this server shows is about to be heard here.
         if let Some(from) = resume
             .filter(|from| from.epoch == end.cursor.epoch && from.revision > end.cursor.revision)
         {
-            let reached = app
-                .relay
+            let reached = station
                 .hub
                 .end_where(|end| end.epoch != from.epoch || end.revision >= from.revision);
             if let Ok(reached) = tokio::time::timeout(FOLLOW, reached).await {
                 end = reached.ok_or(Ended::Closed)?;
             }
         }
-        if !self.greeted {
-            self.greeted = true;
+        if !std::mem::replace(&mut self.greeted, true) {
             self.ack(end.cursor, out);
-            if resume.is_none() && !self.state && !self.lost {
-                (self.told, self.at, self.stage) = (Some(end.cursor), end.at, Stage::Live);
-                return Ok(());
-            }
+        }
+        let first = std::mem::take(&mut self.first);
+        if first && resume.is_none() && !self.state && !self.lost {
+            (self.told, self.at, self.stage) = (Some(end.cursor), end.at, Stage::Live);
+            return Ok(());
         }
         match resume {
             Some(from) => self.resume(from, end, out),
@@ -236,7 +322,7 @@ impl Source {
 
     /// Goes on after a revision.
     fn resume(&mut self, from: Cursor, end: Place, out: &mut Vec<Bytes>) {
-        if let Some(place) = self.app.relay.hub.place(from) {
+        if let Some(place) = self.station.hub.place(from) {
             (self.told, self.at, self.stage) = (Some(from), place.at, Stage::Live);
             self.resuming = true;
             return;
@@ -257,43 +343,54 @@ impl Source {
 
     /// Goes on with a state, taken after the place from which the revisions follow it.
     fn anew(&mut self, end: Place, out: &mut Vec<Bytes>) {
-        let (app, now) = (self.app.clone(), self.app.service.clock().now());
+        let (station, clock) = (self.station.clone(), self.app.service.clock().clone());
         self.at = end.at;
         self.resuming = false;
         if !self.state {
-            let wall = app.service.clock().wall();
-            out.extend(place(self.framing, Kind::Reset, end.cursor, wall));
+            let kind = if self.events {
+                Kind::Missed
+            } else {
+                Kind::Reset
+            };
+            out.extend(place(
+                self.framing,
+                kind,
+                end.cursor,
+                &self.other,
+                clock.wall(),
+            ));
             (self.told, self.stage) = (Some(end.cursor), Stage::Live);
             return;
         }
-        let Ok(state) = app.service.snapshot() else {
+        let Ok(state) = station.service.snapshot() else {
             // It has been loaded, or there would be no end: only a shutdown takes it away, which is noticed next.
             (self.told, self.stage) = (Some(end.cursor), Stage::Live);
             return;
         };
         let then = state.cursor();
-        if let Some(frames) = app.relay.hub.encoded(&self.channel, self.framing, then) {
+        let id = self.other.beside(then);
+        if let Some(frames) = station.hub.encoded(&self.channel, self.framing, &id) {
             out.extend_from_slice(&frames);
             (self.told, self.stage) = (Some(then), Stage::Live);
             return;
         }
         let small = is_small(&state, &self.channel);
-        let place = (then, message::id(then));
+        let place = (then, id.clone());
         let items = entries(state, self.channel.clone());
-        let mut parts = Parts::snapshot(self.framing, place, app.service.clock().wall(), items);
+        let mut parts = Parts::snapshot(self.framing, place, clock.wall(), items);
         if small {
             let mut frames = Vec::new();
             while parts.push_next(&mut frames) {}
-            app.relay
+            station
                 .hub
-                .keep(&self.channel, self.framing, then, frames.clone().into());
+                .keep(&self.channel, self.framing, id, frames.clone().into());
             out.append(&mut frames);
             (self.told, self.stage) = (Some(then), Stage::Live);
         } else {
             self.stage = Stage::Tell {
                 parts: Box::new(parts),
                 then,
-                since: now,
+                since: clock.now(),
             };
         }
     }
@@ -328,7 +425,7 @@ impl Source {
                 return;
             }
             let (told, before) = (Arc::new(Told::recorded(recorded, wall)), out.len());
-            match told.tell(self.channel.scope(), self.channel.all(), self.framing) {
+            match told.tell(&self.channel, self.framing, &self.other) {
                 Telling::Nothing => {}
                 Telling::One(frame) => out.push(frame),
                 Telling::Many(frames) => out.extend_from_slice(&frames),
@@ -350,13 +447,13 @@ impl Source {
 
     /// Tells what the ring has for this client.
     fn live(&mut self, out: &mut Vec<Bytes>) -> Result<(), Ended> {
-        let (app, mut bytes) = (self.app.clone(), 0);
+        let (station, mut bytes) = (self.station.clone(), 0);
         while bytes < BATCH_BYTES {
             let mut found = std::mem::take(&mut self.found);
-            let after = app.relay.hub.after(self.at, BATCH, &mut found);
+            let after = station.hub.after(self.at, BATCH, &mut found);
             match after {
                 After::Broken => self.stage = Stage::Begin(None),
-                After::Fallen => match app.relay.hub.skip(&self.channel, self.at) {
+                After::Fallen => match station.hub.skip(&self.channel, self.at) {
                     // Nothing of what went by was for this client.
                     Some(end) if self.told.is_some_and(|told| told.epoch == end.cursor.epoch) => {
                         (self.at, self.told) = (end.at, Some(end.cursor));
@@ -392,7 +489,7 @@ impl Source {
 
     fn caught_up(&mut self, out: &mut Vec<Bytes>) {
         self.falls = 0;
-        if std::mem::take(&mut self.resuming) {
+        if std::mem::take(&mut self.resuming) && !self.events {
             out.append(&mut self.progress());
         }
     }
@@ -415,7 +512,7 @@ impl Source {
             return 0;
         }
         self.at += 1;
-        let bytes = match next.tell(self.channel.scope(), self.channel.all(), self.framing) {
+        let bytes = match next.tell(&self.channel, self.framing, &self.other) {
             Telling::Nothing => 0,
             Telling::One(frame) => {
                 let length = frame.len();
@@ -445,11 +542,11 @@ impl Source {
         let (client, connection) = (json(&client), json(&connection));
         let (epoch, revision, server) = (head.epoch, head.revision, &self.app.relay.server);
         // Whoever holds a part knows that its checksum is none of the whole.
-        let scope = self.channel.scope();
-        let prefixes = if scope.is_all() {
-            String::new()
-        } else {
-            format!(",\"prefixes\":{}", json(&scope.prefixes()))
+        let prefixes = match self.channel.interest() {
+            Interest::Keys(scope) if !scope.is_all() => {
+                format!(",\"prefixes\":{}", json(&scope.prefixes()))
+            }
+            Interest::Keys(_) | Interest::Events { .. } => String::new(),
         };
         let payload = format!(
             "{{\"clientId\":{client},\"gatewayId\":{client},\"connectionId\":{connection},\"epoch\":\"{epoch}\",\"revision\":{revision},\"cursor\":\"{id}\",\"server\":\"{server}\"{prefixes}}}"
@@ -469,29 +566,25 @@ impl Source {
 
 /// Reads the journal after a revision. Few do so at once: a thousand that resume together leave connections to writers, and find what
 /// the first one read.
-async fn past(app: Shared, after: Cursor, to: Cursor) -> Past {
+async fn past(app: Shared, station: Arc<Station>, after: Cursor, to: Cursor) -> Past {
     // The semaphore is never closed.
     let _turn = app.journal.acquire().await;
-    if app.relay.hub.place(after).is_some() {
+    if station.hub.place(after).is_some() {
         return Past::Known;
     }
-    let base = app
-        .relay
-        .hub
-        .base()
-        .filter(|base| base.epoch == after.epoch);
+    let base = station.hub.base().filter(|base| base.epoch == after.epoch);
     let gap = base.and_then(|base| base.revision.get().checked_sub(after.revision.get()));
     let gap = gap
         .and_then(|gap| usize::try_from(gap).ok())
         .filter(|gap| *gap <= REVISIONS);
     let limit = u32::try_from(gap.unwrap_or(PAGE).max(1)).unwrap_or(1);
-    let read = app.service.history(after, limit);
+    let read = station.service.history(after, limit);
     let Ok(Ok(Some(mut page))) = tokio::time::timeout(PAGE_TIMEOUT, read).await else {
         return Past::Nothing;
     };
     if page.last().is_some_and(|last| base == Some(last.cursor)) {
-        app.relay.hub.remember(page.clone(), after);
-        if app.relay.hub.place(after).is_some() {
+        station.hub.remember(page.clone(), after);
+        if station.hub.place(after).is_some() {
             return Past::Known;
         }
     }
@@ -500,17 +593,18 @@ async fn past(app: Shared, after: Cursor, to: Cursor) -> Past {
     Past::Page(page)
 }
 
-/// The matching entries of a state.
+/// The matching entries of a state. Only the configuration has one.
 fn entries(state: Arc<Snapshot>, channel: Arc<Channel>) -> Items {
-    let prefixes = 0..channel.scope().prefixes().len();
+    let Interest::Keys(scope) = channel.interest().clone() else {
+        return Box::new(std::iter::empty());
+    };
+    let prefixes = 0..scope.prefixes().len();
     Box::new(prefixes.flat_map(move |number| {
-        let (state, channel) = (state.clone(), channel.clone());
+        let (state, scope) = (state.clone(), scope.clone());
         let prefixed = move |state: &Snapshot, at: usize| {
-            let prefix = channel.scope().prefixes().get(number)?;
-            state
-                .prefixed(prefix)
-                .get(at)
-                .map(|entry| json(&EntryView(entry)))
+            let prefix = scope.prefixes().get(number)?;
+            let entry = state.prefixed(prefix).get(at)?;
+            Some(json(&EntryView(entry)))
         };
         (0..).map_while(move |at| prefixed(&state, at))
     }))
@@ -518,8 +612,11 @@ fn entries(state: Arc<Snapshot>, channel: Arc<Channel>) -> Items {
 
 /// Whether the matching entries are few enough to be encoded at once.
 fn is_small(state: &Snapshot, channel: &Channel) -> bool {
+    let Interest::Keys(scope) = channel.interest() else {
+        return true;
+    };
     let mut bytes = 0;
-    channel.scope().entries(state).all(|entry| {
+    scope.entries(state).all(|entry| {
         bytes += entry.key().len() + entry.as_json().len() + 64;
         bytes <= SHARED_STATE
     })

@@ -14,9 +14,10 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, watch as signal};
 
 use super::asked::Asked;
+use super::feed::Feed;
 use super::frames::Framing;
 use super::registry::Admitted;
-use super::source::{Ended, Source};
+use super::source::Ended;
 use super::stopped;
 use crate::server::Shared;
 use crate::server::identity::Identity;
@@ -32,7 +33,7 @@ pub(super) fn open(app: Shared, asked: &Asked, identity: Identity, admitted: Adm
     let (out, mut messages) = mpsc::channel(MESSAGES);
     let stream = Stream {
         stop: app.stop.clone(),
-        source: Source::new(app.clone(), asked, Framing::Sse, admitted.open.clone()),
+        feed: Feed::new(&app, asked, Framing::Sse, &admitted),
         identity,
         out,
         admitted,
@@ -52,7 +53,7 @@ pub(super) fn open(app: Shared, asked: &Asked, identity: Identity, admitted: Adm
 
 struct Stream {
     app: Shared,
-    source: Source,
+    feed: Feed,
     identity: Identity,
     out: mpsc::Sender<Bytes>,
     stop: signal::Receiver<bool>,
@@ -75,7 +76,7 @@ impl Stream {
                 () = stopped(&mut self.stop) => Step::Stop,
                 () = self.out.closed() => Step::Gone,
                 () = self.identity.ended() => Step::Gone,
-                messages = self.source.next() => Step::Source(messages),
+                messages = self.feed.next() => Step::Source(messages),
                 () = tokio::time::sleep(self.app.progress) => Step::Idle,
             };
             let messages = match step {
@@ -83,15 +84,15 @@ impl Stream {
                 Step::Gone => return,
                 Step::Source(Ok(messages)) => messages,
                 Step::Source(Err(ended)) => return self.ended(ended),
-                Step::Idle => self.source.progress(),
+                Step::Idle => self.feed.progress(),
             };
-            let count = messages.len();
+            let (count, bytes) = (messages.len(), messages.iter().map(Bytes::len).sum());
             for message in messages {
                 if !self.send(message).await {
                     return;
                 }
             }
-            self.admitted.registry().delivered(count);
+            self.admitted.delivered(count, bytes);
             self.note();
         }
     }
@@ -117,15 +118,15 @@ impl Stream {
 
     fn ended(&self, ended: Ended) {
         if ended == Ended::Slow {
-            self.admitted.registry().failed("the client is too slow");
+            self.admitted.failed("the client is too slow");
         }
     }
 
     fn note(&self) {
         let open = &self.admitted.open;
         open.heard(self.app.service.clock().now());
-        if let Some(told) = self.source.told() {
-            open.told(told.revision.get(), self.source.at());
+        if let Some(told) = self.feed.told() {
+            open.told(told.revision.get(), self.feed.at());
         }
     }
 }

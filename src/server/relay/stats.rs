@@ -10,10 +10,17 @@ use serde_json::{Value, json};
 use super::registry::Shown;
 use crate::server::Shared;
 use crate::server::identity::{Identity, Role};
+use crate::server::openapi::Stats;
 use crate::server::problem::Problem;
 use crate::wire::timestamp;
 
-/// Answers with the statistics.
+/// Who is connected
+///
+/// The connections of this server, its clients, and what was delivered over them since the start.
+#[utoipa::path(
+    get, path = "/v1/stats", tag = "operation", operation_id = "stats",
+    responses((status = 200, description = "The statistics", body = Stats))
+)]
 pub(in crate::server) async fn stats(
     State(app): State<Shared>,
     Extension(identity): Extension<Identity>,
@@ -21,7 +28,7 @@ pub(in crate::server) async fn stats(
     identity.demand(Role::Admin)?;
     identity.demand_all()?;
     let registry = &app.relay.registry;
-    let (connections, away) = (registry.shown(&app.relay.hub), registry.away());
+    let (connections, away) = (registry.shown(&app.relay.config.hub), registry.away());
     let deliveries = registry.deliveries();
     let (failed_at, failure) = deliveries.last_failure.unzip();
     Ok(Json(json!({

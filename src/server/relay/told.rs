@@ -11,9 +11,11 @@ use std::time::SystemTime;
 
 use axum::body::Bytes;
 
-use super::frames::{Framing, Items, Parts};
-use crate::core::{Change, ChangeSet, Cursor, Entry};
-use crate::server::message;
+use super::events::Published;
+use super::frames::{Framing, Items, Other, Parts};
+use super::hub::Channel;
+use super::interest::Interest;
+use crate::core::{Change, ChangeSet, Cursor, Entry, Key};
 use crate::server::scope::Scope;
 use crate::store::{Recorded, RecordedChange};
 use crate::wire::{ChangeView, json};
@@ -53,6 +55,7 @@ struct Cut {
     ranges: Ranges,
     all: bool,
     framing: Framing,
+    other: Other,
 }
 
 /// Neighbouring changes; several where a scope has several prefixes.
@@ -132,30 +135,42 @@ impl Told {
         self.weight + self.kept.load(Ordering::Relaxed)
     }
 
-    /// Whether it concerns a scope.
-    pub(super) fn concerns(&self, scope: &Scope) -> bool {
-        !self.matching(scope, false).is_empty()
+    /// Whether it concerns somebody.
+    pub(super) fn concerns(&self, interest: &Interest) -> bool {
+        !self.matching(interest, false).is_empty()
     }
 
-    /// What a client is told; with `all` also of a revision of which nothing matches.
-    pub(super) fn tell(self: &Arc<Self>, scope: &Scope, all: bool, framing: Framing) -> Telling {
-        let ranges = self.matching(scope, all);
+    /// What a client is told; with `all` also of a revision of which nothing matches. `other` is its place elsewhere.
+    pub(super) fn tell(
+        self: &Arc<Self>,
+        channel: &Channel,
+        framing: Framing,
+        other: &Other,
+    ) -> Telling {
+        let (interest, all) = (channel.interest(), channel.all());
+        let ranges = self.matching(interest, all);
         if ranges.is_empty() && !all {
             return Telling::Nothing;
-        }
-        if self.weight > MAX_SHARED {
-            return Telling::Parts(self.parts(ranges, all, framing));
         }
         let cut = Cut {
             ranges,
             all,
             framing,
+            other: other.clone(),
         };
+        let events = matches!(interest, Interest::Events { .. });
+        if self.weight > MAX_SHARED && !events {
+            return Telling::Parts(self.parts(&cut));
+        }
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, found)) = encoded.iter().find(|(known, _)| *known == cut) {
             return found.clone().into();
         }
-        let made = self.encode(&cut);
+        let made = if events {
+            self.events(&cut)
+        } else {
+            self.encode(&cut)
+        };
         if encoded.len() < MAX_CUTS {
             encoded.push((cut, made.clone()));
             self.kept.fetch_add(made.bytes(), Ordering::Relaxed);
@@ -164,25 +179,47 @@ impl Told {
     }
 
     fn encode(self: &Arc<Self>, cut: &Cut) -> Encoded {
-        let mut parts = self.parts(cut.ranges.clone(), cut.all, cut.framing);
+        let mut parts = self.parts(cut);
         let mut frames = Vec::with_capacity(1);
         while parts.push_next(&mut frames) {}
-        match <[Bytes; 1]>::try_from(frames) {
-            Ok([only]) => Encoded::One(only),
-            Err(many) => Encoded::Many(many.into()),
-        }
+        frames.into()
     }
 
-    fn parts(self: &Arc<Self>, ranges: Ranges, all: bool, framing: Framing) -> Parts {
-        let told = self.clone();
+    fn parts(self: &Arc<Self>, cut: &Cut) -> Parts {
+        let (told, ranges, all) = (self.clone(), cut.ranges.clone(), cut.all);
         let items: Items = Box::new(
             ranges
                 .into_iter()
                 .flatten()
                 .filter_map(move |at| told.item(at, all)),
         );
-        let place = (self.cursor, message::id(self.cursor));
-        Parts::changed(framing, place, self.at, items)
+        let place = (self.cursor, cut.other.beside(self.cursor));
+        Parts::changed(cut.framing, place, self.at, items)
+    }
+
+    /// The published events among the changes, each a message; the last one has the cursor.
+    fn events(&self, cut: &Cut) -> Encoded {
+        let values = cut
+            .ranges
+            .iter()
+            .cloned()
+            .flatten()
+            .filter_map(|at| match &self.changes {
+                Changes::Applied { set, .. } => Some(set.changes().get(at)?.new()?.as_json()),
+                Changes::Recorded(changes, _) => changes.get(at)?.new.as_deref(),
+            });
+        let mut events = values.filter_map(Published::read).peekable();
+        let (mut frames, place) = (Vec::with_capacity(1), cut.other.beside(self.cursor));
+        while let Some(event) = events.next() {
+            let last = events.peek().is_none();
+            event.push(
+                cut.framing,
+                last.then_some(place.as_str()),
+                self.at,
+                &mut frames,
+            );
+        }
+        frames.into()
     }
 
     fn item(&self, at: usize, all: bool) -> Option<String> {
@@ -201,15 +238,37 @@ impl Told {
         Some(json(&view))
     }
 
-    fn matching(&self, scope: &Scope, all: bool) -> Ranges {
-        match &self.changes {
-            Changes::Applied { set, exact } => {
+    fn matching(&self, interest: &Interest, all: bool) -> Ranges {
+        match (&self.changes, interest) {
+            (Changes::Applied { set, exact }, Interest::Keys(scope)) => {
                 let exact = exact.as_ref().filter(|_| all);
                 matching(exact.unwrap_or(set).changes(), scope, |change| change.key())
             }
-            Changes::Recorded(changes, _) => matching(changes, scope, |change| &change.key),
+            (Changes::Recorded(changes, _), Interest::Keys(scope)) => {
+                matching(changes, scope, |change| &change.key)
+            }
+            (Changes::Applied { set, .. }, _) => addressed(
+                interest,
+                set.changes()
+                    .iter()
+                    .map(|change| (change.key(), change.new().is_some())),
+            ),
+            (Changes::Recorded(changes, _), _) => addressed(
+                interest,
+                changes
+                    .iter()
+                    .map(|change| (&change.key, change.new.is_some())),
+            ),
         }
     }
+}
+
+/// Where the events for a client are among changes; there are few in a revision.
+fn addressed<'a>(interest: &Interest, changes: impl Iterator<Item = (&'a Key, bool)>) -> Ranges {
+    let addressed = changes
+        .enumerate()
+        .filter(|(_, (key, put))| *put && interest.is_addressed(key));
+    addressed.map(|(at, _)| at..at + 1).collect()
 }
 
 /// Whether a change is none but for the revision of its entry.
@@ -239,6 +298,15 @@ impl Encoded {
         match self {
             Self::One(frame) => frame.len(),
             Self::Many(frames) => frames.iter().map(Bytes::len).sum(),
+        }
+    }
+}
+
+impl From<Vec<Bytes>> for Encoded {
+    fn from(frames: Vec<Bytes>) -> Self {
+        match <[Bytes; 1]>::try_from(frames) {
+            Ok([only]) => Self::One(only),
+            Err(many) => Self::Many(many.into()),
         }
     }
 }

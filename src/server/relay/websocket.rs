@@ -17,7 +17,7 @@ use axum::http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -33,10 +33,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::asked::Asked;
+use super::feed::Feed;
 use super::frames::Framing;
 use super::registry::Admitted;
 use super::replies;
-use super::source::{Ended, Source};
+use super::source::Ended;
 use super::stopped;
 use crate::server::Shared;
 use crate::server::identity::Identity;
@@ -136,7 +137,7 @@ pub(super) fn open(
     request: &mut Parts,
 ) -> Result<Response, Problem> {
     let headers = &request.headers;
-    if !lists(headers, &CONNECTION, "upgrade") || request.method != axum::http::Method::GET {
+    if !lists(headers, &CONNECTION, "upgrade") || request.method != Method::GET {
         return Err(Problem::bad_request(
             "a WebSocket is asked for by GET with Connection: Upgrade",
         ));
@@ -161,7 +162,7 @@ pub(super) fn open(
                 Connection::new(relay, &asked, identity, admitted, upgraded)
                     .await
                     .run()
-                    .await
+                    .await;
             }
             Err(error) => tracing::debug!(%error, "a client went before it had its WebSocket"),
         }
@@ -183,7 +184,7 @@ pub(super) fn open(
 struct Connection {
     app: Shared,
     socket: Socket,
-    source: Source,
+    feed: Feed,
     framing: Framing,
     identity: Identity,
     stop: signal::Receiver<bool>,
@@ -220,7 +221,7 @@ impl Connection {
         let ping = app.relay.limits.silence * 2 / 3;
         let ping = ping - ping.mul_f64((random % 1_000) as f64 / 10_000.0);
         Self {
-            source: Source::new(app.clone(), asked, framing, admitted.open.clone()),
+            feed: Feed::new(&app, asked, framing, &admitted),
             socket,
             framing,
             identity,
@@ -244,8 +245,8 @@ impl Connection {
                 let random = self.app.service.clock().random();
                 tokio::time::sleep(self.app.relay.pause(random)).await;
             }
-            Close::Slow => self.admitted.registry().failed("the client is too slow"),
-            Close::Silent => self.admitted.registry().failed("the client is silent"),
+            Close::Slow => self.admitted.failed("the client is too slow"),
+            Close::Silent => self.admitted.failed("the client is silent"),
             _ => {}
         }
         let closing = async {
@@ -265,7 +266,7 @@ impl Connection {
                 () = stopped(&mut self.stop) => Step::Close(Close::Shutdown),
                 () = self.identity.ended() => Step::Close(Close::Auth),
                 said = self.socket.next() => Step::Said(said),
-                messages = self.source.next() => match messages {
+                messages = self.feed.next() => match messages {
                     Ok(messages) => Step::Tell(messages),
                     Err(Ended::Slow) => Step::Close(Close::Slow),
                     Err(Ended::Closed) => Step::Close(Close::Shutdown),
@@ -309,7 +310,7 @@ impl Connection {
             taken(timeout(self.app.relay.limits.silence, ping).await)?;
         }
         if now >= self.busy + self.app.progress {
-            let progress = self.source.progress();
+            let progress = self.feed.progress();
             self.busy = now;
             self.tell(&progress).await?;
         }
@@ -352,9 +353,10 @@ impl Connection {
             Err(_) => return Err(self.stuck()),
         }
         self.busy = self.now();
-        self.admitted.registry().delivered(messages.len());
-        if let Some(told) = self.source.told() {
-            let at = self.source.at();
+        let bytes = messages.iter().map(Bytes::len).sum();
+        self.admitted.delivered(messages.len(), bytes);
+        if let Some(told) = self.feed.told() {
+            let at = self.feed.at();
             self.admitted.open.told(told.revision.get(), at);
         }
         Ok(())
@@ -362,7 +364,7 @@ impl Connection {
 
     /// In the middle of a message there is no way to say anything.
     fn stuck(&self) -> End {
-        self.admitted.registry().failed("the client takes nothing");
+        self.admitted.failed("the client takes nothing");
         End::Gone
     }
 }

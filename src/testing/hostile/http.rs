@@ -141,6 +141,7 @@ impl Host {
                 origins: Origins::default(),
                 tls: None,
                 progress: Duration::from_secs(1),
+                events: None,
                 relay: crate::server::Limits::default(),
             };
             drop(tokio::spawn(serve(

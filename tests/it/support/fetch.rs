@@ -71,6 +71,27 @@ fn from_pip() -> Result<Binaries, String> {
     })
 }
 
+/// Fetches a Python package that is one wheel, and answers with the directory to import it from.
+pub(crate) fn python(package: &str) -> Result<PathBuf, String> {
+    let dir = std::env::temp_dir().join(format!("sctest-python-{}", std::process::id()));
+    let text = |error: std::io::Error| format!("{package}: {error}");
+    fs::create_dir_all(&dir).map_err(text)?;
+    run(Command::new("python3")
+        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"])
+        .args([package, "-d"])
+        .arg(&dir))?;
+    let wheels = fs::read_dir(&dir).map_err(text)?.flatten();
+    let mut wheels = wheels.map(|entry| entry.path());
+    let wheel = wheels
+        .find(|path| path.extension().is_some_and(|end| end == "whl"))
+        .ok_or("pip downloaded no wheel")?;
+    run(Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .arg(&wheel)
+        .arg(&dir))?;
+    Ok(dir)
+}
+
 /// Runs `install` once for all processes, and looks for the programs where it says they are.
 fn once(
     name: &str,

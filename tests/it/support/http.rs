@@ -82,7 +82,14 @@ pub(crate) fn head(
 }
 
 /// Reads an answer to its end.
-pub(crate) async fn answer(mut connection: Connection) -> Answer {
+pub(crate) async fn answer(connection: Connection) -> Answer {
+    let (mut answer, body) = raw_answer(connection).await;
+    answer.body = String::from_utf8(body).unwrap();
+    answer
+}
+
+/// Reads an answer to its end, whose body may be any bytes.
+pub(crate) async fn raw_answer(mut connection: Connection) -> (Answer, Vec<u8>) {
     let (status, headers) = connection.head().await;
     let mut body = Vec::new();
     if headers.get("transfer-encoding").map(String::as_str) == Some("chunked") {
@@ -92,11 +99,12 @@ pub(crate) async fn answer(mut connection: Connection) -> Answer {
     } else if let Some(length) = headers.get("content-length") {
         body = connection.exactly(length.parse().unwrap()).await.unwrap();
     }
-    Answer {
+    let answer = Answer {
         status,
         headers,
-        body: String::from_utf8(body).unwrap(),
-    }
+        body: String::new(),
+    };
+    (answer, body)
 }
 
 /// The receiving side of a connection.
@@ -204,6 +212,16 @@ impl Watch {
         let head = head(address, "GET", &path, headers, None);
         tcp.write_all(head.as_bytes()).await.unwrap();
         Self::over(tcp).await
+    }
+
+    /// Asks for a watch, and answers with the status alone.
+    pub(crate) async fn asked(address: SocketAddr, query: &str, headers: &[(&str, &str)]) -> u16 {
+        let path = format!("/v1/watch{query}");
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        let head = head(address, "GET", &path, headers, None);
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        let answered = timeout(PATIENCE, async { Connection::new(tcp).head().await });
+        answered.await.unwrap().0
     }
 
     /// Reads a watch that was asked for on a connection.

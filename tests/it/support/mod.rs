@@ -12,8 +12,12 @@
 
 pub(crate) mod deaf;
 pub(crate) mod fetch;
+#[cfg(feature = "server")]
+pub(crate) mod foreign;
 #[cfg(feature = "cli")]
 pub(crate) mod http;
+#[cfg(feature = "cli")]
+pub(crate) mod keys;
 #[path = "../../../src/local_postgres.rs"]
 pub(crate) mod local_postgres;
 pub(crate) mod pgbouncer;
@@ -28,3 +32,5 @@ pub(crate) mod sqlite;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod wait;
+#[cfg(feature = "server")]
+pub(crate) mod websocket;
