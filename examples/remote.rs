@@ -84,7 +84,7 @@ async fn example(dir: &Path) -> Outcome {
         match start().await {
             Ok(config) => break config,
             Err(error) if error.is_unavailable() => {
-                tokio::time::sleep(Duration::from_millis(50)).await
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(error) => return Err(error.into()),
         }

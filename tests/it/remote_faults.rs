@@ -181,6 +181,18 @@ async fn the_three_outcomes_of_a_write_are_told_apart() {
     front.set(Fault::Pass).await;
     until_status(&one, "the write", |status| status.revision.get() == 2).await;
     assert_eq!(one.get_i64("k", 0), 3);
+    // So it is when the connection ends before the answer.
+    front.set(Fault::BlackholeToClient).await;
+    let writer = one.clone();
+    let writing = tokio::spawn(async move { writer.set("k", 4).await });
+    server
+        .until("/v1/config/k", |answer| answer.json()["value"] == 4)
+        .await;
+    front.cut().await;
+    let lost = writing.await.unwrap().unwrap_err();
+    assert!(lost.is_outcome_unknown(), "{lost}");
+    front.set(Fault::Pass).await;
+    until_status(&one, "the other write", |status| status.revision.get() == 3).await;
     // Sent again under its key it is one write.
     let batch = || Batch::new().put("once", 1).idempotency_key("transfer-9");
     front.set(Fault::BlackholeToClient).await;
@@ -191,7 +203,7 @@ async fn the_three_outcomes_of_a_write_are_told_apart() {
             one.write(batch())
         })
         .await;
-    assert!(again.replayed() && again.revision().get() == 3, "{again:?}");
+    assert!(again.replayed() && again.revision().get() == 4, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -123,10 +123,10 @@ async fn converse(mut tcp: TcpStream, says: Arc<Mutex<Says>>) {
         }
         tokio::task::yield_now().await;
     };
-    let says = says.lock().unwrap().clone();
     if head.to_ascii_lowercase().contains("upgrade: websocket") {
         return session(tcp, says).await;
     }
+    let says = says.lock().unwrap().clone();
     let (status, headers, body) = if head.starts_with("GET /v1/config") {
         (
             200,
@@ -147,11 +147,12 @@ async fn converse(mut tcp: TcpStream, says: Arc<Mutex<Says>>) {
     drop(tcp.write_all(answer.as_bytes()).await);
 }
 
-async fn session(tcp: TcpStream, says: Says) {
+async fn session(tcp: TcpStream, says: Arc<Mutex<Says>>) {
     let Ok(mut socket) = tokio_tungstenite::accept_async(tcp).await else {
         return;
     };
-    for text in says.messages {
+    let messages = says.lock().unwrap().messages.clone();
+    for text in messages {
         if socket.send(Message::text(text)).await.is_err() {
             return;
         }
@@ -160,7 +161,9 @@ async fn session(tcp: TcpStream, says: Says) {
         let Ok(text) = asked.to_text() else { continue };
         let asked: Value = serde_json::from_str(text).unwrap_or_default();
         let answer = match asked["type"].as_str() {
-            Some("head") => json!({ "type": "head", "id": asked["id"], "payload": says.head }),
+            Some("head") => {
+                json!({ "type": "head", "id": asked["id"], "payload": says.lock().unwrap().head })
+            }
             Some("ping") => json!({ "type": "pong", "payload": {} }),
             _ => continue,
         };
@@ -329,6 +332,24 @@ async fn a_server_that_is_behind_is_not_followed_back() {
     })
     .await;
     assert_eq!(one.get_i64("k", 0), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_from_before_what_is_shown_is_a_slow_server_and_no_other_history() {
+    let fake = Fake::start(Says::at(5, 5)).await;
+    let one = fake.builder().start().await.unwrap();
+    let before = one.status();
+    // As when a balancer leads the questions of one session to several servers.
+    fake.says.lock().unwrap().head = Says::at(3, 3).head;
+    let status = until_status(&one, "it is left", |status| {
+        status.counters.sessions_lost > before.counters.sessions_lost
+    })
+    .await;
+    assert_eq!(
+        (status.revision.get(), status.epoch, status.counters.forks),
+        (5, before.epoch, 0)
+    );
+    assert_eq!(one.get_i64("k", 0), 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

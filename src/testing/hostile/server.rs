@@ -105,6 +105,7 @@ fn whole(data: &[u8]) {
         state(cursor, body, usize::from(*first)),
         state(cursor, body, body.len()),
     );
+    assert_eq!(cut.as_ref().err(), read.as_ref().err());
     match (cut, read) {
         (Ok(cut), Ok(read)) => {
             let texts = |entries: &[std::sync::Arc<crate::core::Entry>]| -> Vec<(String, String)> {
@@ -125,10 +126,10 @@ fn whole(data: &[u8]) {
             }
         }
         (Err(cut), Err(read)) => {
-            assert_eq!(cut, read);
             assert_secret(&cut);
             assert!(!read.contains(SECRET));
         }
-        (cut, read) => panic!("{:?} and {:?}", cut.err(), read.err()),
+        // What is refused in one way is refused in the other.
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => {}
     }
 }
