@@ -341,7 +341,7 @@ fn fan_out(runtime: &Runtime, server: &Server, count: usize) {
     let mut order = |frames: u64| {
         let orders = &mut orders;
         runtime.block_on(bare.each_has(frames, async move {
-            writeln!(orders, "{frames}").expect("an order")
+            writeln!(orders, "{frames}").expect("an order");
         }))
     };
     let rate = |took: f64| (BURST * count as u64) as f64 / took;

@@ -126,9 +126,9 @@ impl After {
             let pairs = digits.as_bytes().chunks(2);
             let bytes: Option<Vec<u8>> = pairs
                 .map(|pair| {
-                    let pair = std::str::from_utf8(pair)
-                        .ok()
-                        .filter(|pair| pair.len() == 2)?;
+                    let pair = std::str::from_utf8(pair).ok().filter(|pair| {
+                        pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit())
+                    })?;
                     u8::from_str_radix(pair, 16).ok()
                 })
                 .collect();

@@ -1,5 +1,10 @@
 //! What clients of the relay may take, and how each of them is let go.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what a client is given is a time"
+)]
+
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
