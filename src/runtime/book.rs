@@ -31,6 +31,10 @@ pub(crate) struct Pages {
 
 /// What is counted for an operator's instruments alone.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, reason = "the instruments are the server's")
+)]
 pub(crate) struct Tally {
     /// Full resyncs by their cause.
     pub(crate) resyncs: BTreeMap<&'static str, u64>,

@@ -75,7 +75,7 @@ async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        borrowed.push(("x-request-id", "one-name"));
+        borrowed.push(("x-request-id", "same"));
         let mut answer = request(at.address, "GET", path, &borrowed, "").await;
         answer.headers.remove("date");
         assert_eq!(answer.status, 401, "{headers:?}");
@@ -153,12 +153,9 @@ fn expected(route: &Route, role: &str, prefix: &str, key: &str) -> u16 {
 #[tokio::test]
 async fn every_route_lets_in_whom_the_guide_says() {
     let db = TestDb::new().await;
-    let at = Server::start_with(
-        db.url(),
-        &[WITH_KEYS, &["--events", "on"]].concat(),
-        &[("SYNC_CONFIG_REQUESTS_PER_MINUTE", "0")],
-    )
-    .await;
+    let any = [("SYNC_CONFIG_REQUESTS_PER_MINUTE", "0")];
+    let with_all = [WITH_KEYS, &["--events", "on"]].concat();
+    let at = Server::start_with(db.url(), &with_all, &any).await;
     let admin = token(db.url(), "root", "admin", &[]).await;
     until_let_in(at.address, &admin).await;
     let state = ask(at.address, "GET", "/v1/config", &admin, "").await;
@@ -231,7 +228,7 @@ async fn status(at: SocketAddr, route: &Route, token: &str, key: &str, since: &s
                 .to_string()
         }
         (_, "/v1/events") => {
-            json!({ "type": "told", "payload": 1, "to": { "prefix": key } }).to_string()
+            json!({ "type": "t", "payload": 1, "to": { "prefix": key } }).to_string()
         }
         ("PUT", _) => "2".to_owned(),
         _ => String::new(),

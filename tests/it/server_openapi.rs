@@ -8,10 +8,13 @@ use crate::support::http::{Answer, Watch, get, put, request};
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
 
+/// Paths with their methods.
+type Operations = BTreeSet<(String, String)>;
+
 /// A server's document, and what has been held against it.
 struct Document {
     text: Value,
-    asked: BTreeSet<(String, String)>,
+    asked: Operations,
 }
 
 impl Document {
@@ -112,7 +115,7 @@ impl Document {
     }
 
     /// The operations that have been asked for with success, and all there are.
-    fn coverage(&self) -> (BTreeSet<(String, String)>, BTreeSet<(String, String)>) {
+    fn coverage(&self) -> (Operations, Operations) {
         let mut all = BTreeSet::new();
         for (path, item) in self.text["paths"].as_object().unwrap() {
             for method in item.as_object().unwrap().keys() {

@@ -164,7 +164,7 @@ pub(in crate::server) async fn publish(
             "this server has no events; start it with --events on",
         ));
     };
-    let idempotency = idempotency_key(&headers)?;
+    let idempotency = idempotency_key(&headers)?.map(|key| identity.once(key));
     let what = format!("an event may have {MAX_VALUE_BYTES}");
     let (text, _share) = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
     let asked: Asked = serde_json::from_slice(&text)
