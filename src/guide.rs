@@ -6,9 +6,10 @@
 //! 4. [`subscribing`]: callbacks, streams, and places that outlive a process.
 //! 5. [`testing`]: a store in memory, and one with faults.
 //! 6. [`operating`]: what to set, to watch and to do.
-//! 7. [`metrics`]: what `/metrics` tells, and what to be woken for.
-//! 8. [`security`]: who is let in by the HTTP service, and how.
-//! 9. [`relay`]: what clients of the HTTP service are told, by WebSocket and server-sent events.
+//! 7. [`security`]: who is let in by the HTTP service, and how.
+//! 8. [`relay`]: what clients of the HTTP service are told, by WebSocket and server-sent events.
+//! 9. [`remote`]: a replica without a database, on the relay of servers.
+//! 10. [`metrics`]: what `/metrics` tells, and what to be woken for.
 
 #[doc = include_str!("guide/guarantees.md")]
 pub mod guarantees {}
@@ -36,3 +37,6 @@ pub mod security {}
 
 #[doc = include_str!("guide/relay.md")]
 pub mod relay {}
+
+#[doc = include_str!("guide/remote.md")]
+pub mod remote {}

@@ -171,10 +171,19 @@ impl ConfigService {
     ///
     /// [`Error::is_unavailable`] when the database cannot be reached.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
-        let asked = self.store.history(self.engine.stored(after), limit);
+        let asked = self.store.history(self.engine.as_stored(after), limit);
         let what = "reading the journal";
         let revisions = self.engine.ask(what, self.request_timeout, asked).await?;
         Ok(revisions.map(|revisions| self.engine.recorded(revisions)))
+    }
+
+    /// Finds keys whose rows are not what the journal's last word says.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn altered(&self) -> Result<Vec<Key>> {
+        let what = "comparing the table with its journal";
+        let asked = self.store.altered();
+        let altered = self.engine.ask(what, self.request_timeout, asked).await?;
+        Ok(altered.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Names the store for people, without a password.
@@ -211,7 +220,7 @@ impl ConfigService {
     #[cfg(feature = "server")]
     pub(crate) async fn shows(&self, cursor: Cursor, limit: Duration) -> bool {
         let deadline = self.engine.clock.now() + limit;
-        let stored = self.engine.stored(cursor);
+        let stored = self.engine.as_stored(cursor);
         let shown = self
             .engine
             .shows(stored.epoch, stored.revision, false, deadline);
@@ -337,7 +346,7 @@ impl SyncConfig for ConfigService {
             .shows(cursor.epoch, cursor.revision, followed, deadline);
         let visible = shown.await;
         Ok(Written {
-            cursor: self.engine.shown(cursor),
+            cursor: self.engine.as_shown(cursor),
             changed,
             visible,
             replayed,

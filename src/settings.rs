@@ -12,6 +12,7 @@ mod names;
 mod reader;
 #[cfg(feature = "toml")]
 mod sections;
+mod servers;
 mod setters;
 mod store_url;
 mod text;
@@ -26,9 +27,13 @@ pub use self::environment::Environment;
 #[cfg(feature = "toml")]
 pub use self::file::SettingsFile;
 pub use self::layers::{Layers, Origin, Setting};
+#[cfg(feature = "remote")]
+pub(crate) use self::servers::{Address, named as named_servers};
 pub(crate) use self::store_url::StoreUrl;
+#[cfg(feature = "remote")]
+pub(crate) use self::store_url::read_servers;
 pub(crate) use self::text::check_name;
-use self::text::{check_path, duration, in_days, switch};
+use self::text::{check_api_key, check_path, duration, in_days, switch};
 use crate::error::{Error, Result};
 
 /// How a service finds its table and how often it does what.
@@ -71,6 +76,8 @@ pub struct Settings {
     pub(crate) instance_name: Option<String>,
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) max_state_age: Duration,
+    pub(crate) api_key: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// One setting: its name in code and files, its environment variable, default and bounds.
@@ -117,7 +124,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Every setting, in the order in which the README lists them.
 #[rustfmt::skip]
 pub const SPECS: &[Spec] = &[
-    spec("database_url", "DATABASE_URL", "", "a store's URL", "the store: `postgres://user@host:5432/database`, or `sqlite:/path/of/file.db`; not needed when a pool is handed in"),
+    spec("database_url", "DATABASE_URL", "", "a store's URL", "the store: `postgres://user@host:5432/database`, `sqlite:/path/of/file.db`, or servers `https://host:port,https://…`; not needed when a pool is handed in"),
     spec("listen_database_url", "LISTEN_DATABASE_URL", "", "a PostgreSQL URL", "a direct address for the listening session, when `database_url` leads to a pooler"),
     spec("schema", "SYNC_CONFIG_SCHEMA", "", "1 to 48 bytes", "the table's schema; without it the connection's own"),
     spec("table_name", "SYNC_CONFIG_TABLE_NAME", "sync_config", "1 to 48 bytes", "the table; its helpers carry its name as prefix"),
@@ -139,6 +146,8 @@ pub const SPECS: &[Spec] = &[
     spec("migrate", "SYNC_CONFIG_MIGRATE", "true", "true or false", "whether to create or upgrade the schema at start"),
     spec("instance_name", "SYNC_CONFIG_INSTANCE_NAME", "", "1 to 48 bytes", "names this instance to the database (application_name)"),
     spec("state_file", "SYNC_CONFIG_STATE_FILE", "", "a path", "where the last good state is kept, to be served, marked stale, when the database is away at the start"),
+    spec("api_key", "SYNC_CONFIG_API_KEY", "", "visible characters of ASCII", "what a server is shown where `database_url` is that of one"),
+    spec("ca_file", "SYNC_CONFIG_CA_FILE", "", "a path", "the authorities that such a server's certificate may be of, in PEM; without it the system's"),
     spec("max_state_age", "SYNC_CONFIG_MAX_STATE_AGE", "7days", "1s to 3650days", "a kept state that was not proven current for longer is not served"),
 ];
 
@@ -168,6 +177,8 @@ impl Default for Settings {
             instance_name: None,
             state_file: None,
             max_state_age: 7 * DAY,
+            api_key: None,
+            ca_file: None,
         }
     }
 }
@@ -212,6 +223,8 @@ impl Settings {
             "channel" => self.channel = text.to_owned(),
             "instance_name" => self.instance_name = Some(text.to_owned()),
             "state_file" => self.state_file = Some(text.into()),
+            "api_key" => self.api_key = Some(text.to_owned()),
+            "ca_file" => self.ca_file = Some(text.into()),
             "max_state_age" => self.max_state_age = duration(name, text)?,
             "heartbeat_interval" => self.heartbeat_interval = duration(name, text)?,
             "check_interval" => self.check_interval = duration(name, text)?,
@@ -311,7 +324,10 @@ impl Settings {
             }
         }
         self.check_urls()?;
-        self.state_file.as_deref().map_or(Ok(()), check_path)
+        self.api_key.as_deref().map_or(Ok(()), check_api_key)?;
+        let paths = [("state_file", &self.state_file), ("ca_file", &self.ca_file)];
+        let mut given = (paths.iter()).filter_map(|(name, path)| Some((name, path.as_deref()?)));
+        given.try_for_each(|(name, path)| check_path(name, path))
     }
 
     /// What the server is told: a little less than the client waits, so that a write that takes too long is known not to
@@ -350,6 +366,8 @@ impl fmt::Debug for Settings {
             .field("instance_name", &self.instance_name)
             .field("state_file", &self.state_file)
             .field("max_state_age", &self.max_state_age)
+            .field("api_key", &hidden(&self.api_key))
+            .field("ca_file", &self.ca_file)
             .finish()
     }
 }

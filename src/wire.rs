@@ -43,7 +43,7 @@ pub(crate) struct ChangeView<'a> {
 }
 
 impl<'a> ChangeView<'a> {
-    fn of(key: &'a str, old: Option<&'a str>, new: Option<&'a str>) -> Self {
+    pub(crate) fn of(key: &'a str, old: Option<&'a str>, new: Option<&'a str>) -> Self {
         let kind = if new.is_some() {
             ChangeKind::Put
         } else {

@@ -36,6 +36,35 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// Why its condition does not hold, if it does not: `at` is the revision of the key that is `present`, if it has one yet.
+    /// PostgreSQL decides this itself.
+    pub(crate) fn refusal(&self, present: bool, at: Option<Revision>) -> Option<Error> {
+        let (holds, expected) = match self.precondition? {
+            Precondition::Absent => (!present, "absent".to_owned()),
+            Precondition::Present => (present, "present".to_owned()),
+            // Revision 0 changed nothing, so no key is at it.
+            Precondition::Revision(wanted) => (
+                at == Some(wanted) && wanted > Revision::ZERO,
+                format!("at revision {wanted}"),
+            ),
+        };
+        if holds {
+            return None;
+        }
+        let actual = match (present, at) {
+            (false, _) => "absent".to_owned(),
+            (true, Some(at)) => format!("at revision {at}"),
+            (true, None) => "written since, without a revision yet".to_owned(),
+        };
+        let conflict = Kind::Conflict {
+            key: self.key.clone(),
+            expected,
+            actual,
+            at,
+        };
+        Some(conflict.into())
+    }
+
     /// The text that every store holds of its value; `None` for a delete. PostgreSQL makes it itself.
     pub(crate) fn canonical(&self) -> Result<Option<Arc<str>>> {
         let Some(value) = &self.value else {

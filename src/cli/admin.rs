@@ -28,7 +28,17 @@ pub(super) async fn migrate(settings: Settings, options: &Migrate) -> Result<(),
             admin.close().await;
             done
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => Err(elsewhere("migrate")),
     }
+}
+
+/// What only the machine that has the store can do.
+#[cfg(feature = "remote")]
+fn elsewhere(command: &str) -> Failure {
+    Failure::Usage(format!(
+        "`{command}` changes a database or a file, and the URL names a server; give --url of what that one stands on"
+    ))
 }
 
 pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
@@ -41,6 +51,8 @@ pub(super) async fn new_epoch(settings: Settings) -> Result<(), Failure> {
             admin.close().await;
             begun?
         }
+        #[cfg(feature = "remote")]
+        Some(StoreUrl::Remote(_)) => return Err(elsewhere("new-epoch")),
     };
     say(format_args!(
         "a new epoch has begun; instances and watchers load anew"
@@ -54,9 +66,18 @@ async fn migrate_database(settings: &Settings, options: &Migrate) -> Result<(), 
     }
     let admin = Admin::new(settings)?;
     if options.uninstall {
-        return removed(&admin.uninstall().await?);
+        return removed(&admin.uninstall().await?, options.json);
     }
     let (table, migrated) = admin.migrate().await?;
+    if options.json {
+        return print_json(serde_json::json!({
+            "table": table,
+            "adopted": migrated.adopted,
+            "applied": migrated.applied,
+            "replacedTrigger": migrated.replaced_trigger,
+            "outOfBounds": { "total": migrated.out_of_bounds_total, "keys": migrated.out_of_bounds },
+        }));
+    }
     told(&table, migrated.adopted, &migrated.applied)?;
     if let Some(trigger) = &migrated.replaced_trigger {
         print(format_args!(
@@ -78,9 +99,21 @@ async fn migrate_database(settings: &Settings, options: &Migrate) -> Result<(), 
 #[cfg(feature = "sqlite")]
 async fn migrate_file(admin: &FileAdmin, options: &Migrate) -> Result<(), Failure> {
     if options.uninstall {
-        return removed(&admin.uninstall().await?);
+        return removed(&admin.uninstall().await?, options.json);
     }
     let (table, migrated) = admin.migrate().await?;
+    if options.json {
+        let hidden = migrated.hidden.iter();
+        let hidden =
+            hidden.map(|(key, problem)| serde_json::json!({ "key": key, "problem": problem }));
+        return print_json(serde_json::json!({
+            "table": table,
+            "adopted": migrated.adopted,
+            "applied": migrated.applied,
+            "restoredTriggers": migrated.restored,
+            "hidden": hidden.collect::<Vec<_>>(),
+        }));
+    }
     told(&table, migrated.adopted, &migrated.applied)?;
     for trigger in &migrated.restored {
         print(format_args!("{table}: made trigger {trigger} again"))?;
@@ -101,7 +134,10 @@ fn file_admin(settings: &Settings, path: &std::path::Path) -> Result<FileAdmin, 
     Ok(FileAdmin::new(settings, path, Clock::start().sources())?)
 }
 
-fn removed(table: &str) -> Result<(), Failure> {
+fn removed(table: &str, json: bool) -> Result<(), Failure> {
+    if json {
+        return print_json(serde_json::json!({ "table": table, "removed": true }));
+    }
     print(format_args!(
         "{table}: everything beside the table was removed; its rows are still there"
     ))

@@ -8,11 +8,14 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 pub(super) use self::keys::{CreateKey, Keys, RotateKey};
+use super::doctor::Doctor;
 #[cfg(feature = "server")]
 use super::keys::lifetime;
 #[cfg(feature = "server")]
 use super::place::Hidden;
 use super::place::Place;
+use super::transfer::{copy::Copy, export::Export, import::Import};
+use super::watch::Watch;
 
 /// Reads and writes the configuration in a table, of PostgreSQL or SQLite, that every process holds in memory.
 #[derive(Debug, Parser)]
@@ -32,15 +35,25 @@ pub(super) enum Asked {
     /// Shows or checks the settings of this program; connects to nothing.
     #[command(subcommand)]
     Config(Config),
+    /// Prints a script that completes commands and arguments: `sync-config completions bash > …/completions/sync-config`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints a page of the manual: `sync-config man | man -l -`, or `sync-config man copy | man -l -`.
+    Man {
+        /// The command; without it the page of all.
+        command: Option<String>,
+    },
 }
 
 const CODES: &str = "\
 Exit codes:
   0  done
-  1  an error that is none of the others
+  1  an error that is none of the others, a check of `doctor` that failed, or the command of `watch --once --exec`
   2  a wrong argument, setting, key or value
   3  there is no such key, no such consumer, or no such API key
-  4  the key is not what --if-revision or --if-absent expects, or an identity has its API keys already; nothing was written
+  4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written
   5  the database cannot be reached; nothing was written
   6  the database's answer was lost; whether the write was applied is unknown
 
@@ -71,12 +84,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints each revision from now on as a line of JSON, until SIGINT.
-    Watch {
-        /// Only changes of keys that begin with this.
-        #[arg(default_value = "")]
-        prefix: String,
-    },
+    Watch(Watch),
     /// Prints revision, checksum, entries, epoch and mode as JSON.
     Status,
     /// Lists the named consumers of the journal, or removes one that nobody uses any more.
@@ -89,6 +97,10 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: Keys,
     },
+    Doctor(Doctor),
+    Copy(Copy),
+    Export(Export),
+    Import(Import),
     /// Creates, adopts or upgrades the schema beside the table, and says what it did.
     Migrate(Migrate),
     /// Begins a new epoch, after the database was restored from a backup.
@@ -119,6 +131,8 @@ impl Command {
             Self::Keys {
                 action: Keys::Create(_),
             } => Needs::StoreToWrite,
+            Self::Copy(copy) if copy.names_both() => Needs::Settings,
+            Self::Import(import) if !import.dry_run => Needs::StoreToWrite,
             Self::Migrate(migrate) if migrate.print => Needs::Settings,
             Self::Migrate(_) => Needs::StoreToWrite,
             #[cfg(feature = "server")]
@@ -151,7 +165,11 @@ pub(super) enum Config {
         json: bool,
     },
     /// Says whether all settings are in order, and which table they lead to.
-    Check,
+    Check {
+        /// Prints JSON instead: [{"service", "store", "schema"}].
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -201,6 +219,10 @@ pub(super) struct Migrate {
     /// Says that --uninstall is meant: history, revisions and notices end.
     #[arg(long, requires = "uninstall")]
     pub(super) yes: bool,
+    /// Prints JSON instead: {"table", "adopted", "applied": [name], "replacedTrigger", "restoredTriggers", "outOfBounds":
+    /// {"total", "keys"}, "hidden": [{"key", "problem"}]}, or {"table", "removed"}.
+    #[arg(long, conflicts_with = "print")]
+    pub(super) json: bool,
 }
 
 /// Which database `serve` uses.

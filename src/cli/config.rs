@@ -18,7 +18,11 @@ pub(super) fn config(place: &Place, command: &Config) -> Result<(), Failure> {
             print_json(format_args!("{:#}", Value::Array(services)))
         }
         Config::Print { json: false } => services.iter().try_for_each(print_one),
-        Config::Check => services.iter().try_for_each(check),
+        Config::Check { json: true } => {
+            let services: Result<Vec<Value>, Failure> = services.iter().map(checked).collect();
+            print_json(Value::Array(services?))
+        }
+        Config::Check { json: false } => services.iter().try_for_each(check),
     }
 }
 
@@ -62,6 +66,14 @@ fn row(setting: Setting) -> [String; 3] {
     let value = setting.value.unwrap_or_else(|| "-".to_owned());
     let value = shown(&value).to_string();
     [setting.name.to_owned(), value, setting.origin.to_string()]
+}
+
+fn checked((service, layers): &(Option<String>, Layers)) -> Result<Value, Failure> {
+    let settings = layers.settings();
+    let named = settings.database_url.is_some();
+    let store = named.then(|| describe(settings)).transpose();
+    let store = store.map_err(|error| layers.located(error))?;
+    Ok(json!({ "service": service, "store": store, "schema": settings.schema }))
 }
 
 fn check((service, layers): &(Option<String>, Layers)) -> Result<(), Failure> {

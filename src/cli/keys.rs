@@ -128,7 +128,7 @@ async fn revoke(settings: Settings, identity: &str, id: Option<&str>) -> Result<
 fn failure(name: &Name, refusal: Refusal) -> Failure {
     match refusal {
         Refusal::Missing => Failure::MissingApiKey(name.to_string()),
-        Refusal::Taken(problem) => Failure::Taken(format!("{name}: {problem}")),
+        Refusal::Taken(problem) => Failure::Unexpected(format!("{name}: {problem}")),
         Refusal::Library(error) => Failure::Library(error),
     }
 }

@@ -12,14 +12,18 @@ mod config;
 mod consumers;
 #[cfg(feature = "sqlite")]
 mod data;
+mod doctor;
+mod exec;
 mod keys;
 mod log;
+mod manual;
 mod out;
 mod place;
 #[cfg(feature = "server")]
 mod protection;
 #[cfg(feature = "server")]
 mod serve;
+mod transfer;
 mod watch;
 
 use std::process::ExitCode;
@@ -61,6 +65,8 @@ async fn run(args: Args) -> Result<(), Failure> {
     let Args { place, command } = args;
     let command = match command {
         Asked::Config(command) => return config::config(&place, &command),
+        Asked::Completions { shell } => return manual::completions(shell),
+        Asked::Man { command } => return manual::page(command.as_deref()),
         Asked::OfStore(command) => command,
     };
     let layers = match command.needs() {
@@ -102,10 +108,14 @@ async fn perform(place: &Place, settings: Settings, command: Command) -> Result<
         Command::Set(set) => commands::set(settings, set).await,
         Command::Delete { key } => commands::delete(settings, &key).await,
         Command::List { prefix, json } => commands::list(settings, &prefix, json).await,
-        Command::Watch { prefix } => watch::watch(settings, prefix).await,
+        Command::Watch(options) => watch::watch(settings, options).await,
         Command::Status => commands::status(settings).await,
         Command::Consumers { action } => consumers::run(settings, action).await,
         Command::Keys { action } => keys::run(settings, action).await,
+        Command::Doctor(options) => doctor::doctor(settings, options).await,
+        Command::Copy(options) => transfer::copy::copy(settings, options).await,
+        Command::Export(options) => transfer::export::export(settings, options).await,
+        Command::Import(options) => transfer::import::import(settings, options).await,
         Command::Migrate(options) => admin::migrate(settings, &options).await,
         Command::NewEpoch => admin::new_epoch(settings).await,
         #[cfg(feature = "server")]
@@ -135,8 +145,8 @@ enum Failure {
     Missing(String),
     MissingConsumer(String),
     MissingApiKey(String),
-    /// There is something already where a new thing was to be.
-    Taken(String),
+    /// Something is not what was expected; nothing was written.
+    Unexpected(String),
     Other(String),
     /// A problem with this program's own lines about what to do.
     #[cfg(feature = "server")]
@@ -153,7 +163,7 @@ impl Failure {
             Self::Missing(key) => (format!("there is no key \"{}\"", key), 3),
             Self::MissingConsumer(name) => (format!("there is no consumer {name:?}"), 3),
             Self::MissingApiKey(name) => (format!("{name} has no such API key"), 3),
-            Self::Taken(text) => (text.clone(), 4),
+            Self::Unexpected(text) => (text.clone(), 4),
             Self::Other(text) => (text.clone(), 1),
             #[cfg(feature = "server")]
             Self::Advice(problem, advice) => {

@@ -17,8 +17,9 @@ pub(super) struct Place {
     /// Which of the file's services is meant, when it declares several.
     #[arg(long, global = true, value_name = "NAME", env = "SYNC_CONFIG_SERVICE")]
     service: Option<String>,
-    /// The store: postgres://user@host:5432/database or sqlite:/path/of/file.db; without it that of the file, DATABASE_URL,
-    /// or the file that DATABASE_URL_FILE names; without any, the SQLite file that `serve` makes.
+    /// The store: postgres://user@host:5432/database, sqlite:/path/of/file.db or, of servers, https://host:8420,https://other:8420;
+    /// without it that of the file, DATABASE_URL, or the file that DATABASE_URL_FILE names; without any, the SQLite file that
+    /// `serve` makes.
     #[arg(long, global = true, value_name = "URL", visible_alias = "url")]
     database_url: Option<Hidden>,
     /// The directory of the SQLite file config.db, where no URL is given (for `serve --store pg-local` that of its data);

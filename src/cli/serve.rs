@@ -19,6 +19,7 @@ use crate::local_postgres::{LocalPostgres, find_binaries, install_hint};
 use crate::server::{self, Options};
 use crate::service::{Builder, ConfigService, describe};
 use crate::settings::{Settings, StoreUrl};
+use crate::store::postgres::shared::SharedPool;
 use crate::sync_config::SyncConfig;
 
 /// The exit code after a second signal, as shells report a process that SIGINT ended.
@@ -76,7 +77,9 @@ pub(super) async fn serve(
         events.shutdown().await?;
     }
     service.shutdown().await?;
-    let local = opened.local;
+    let Opened { local, pool, .. } = opened;
+    // Its server ends below.
+    drop(pool);
     if let Some(local) = local {
         // Stopping waits for a process.
         drop(tokio::task::spawn_blocking(move || drop(local)).await);
@@ -124,16 +127,11 @@ impl Place {
     }
 
     async fn open(self, settings: Settings) -> Result<Opened, Failure> {
-        let opened = |settings, file| Opened {
-            settings,
-            file,
-            local: None,
-        };
         let dir = match self {
-            Self::Named => return Ok(opened(settings, None)),
+            Self::Named => return Opened::new(settings, None, None),
             Self::Sqlite(file) => {
                 data::make_room(&file)?;
-                return Ok(opened(settings, Some(file)));
+                return Opened::new(settings, Some(file), None);
             }
             Self::Local(dir) => dir,
         };
@@ -161,11 +159,7 @@ impl Place {
             listen_database_url: None,
             ..settings
         };
-        Ok(Opened {
-            settings,
-            file: None,
-            local: Some(local),
-        })
+        Opened::new(settings, None, Some(local))
     }
 }
 
@@ -174,14 +168,34 @@ struct Opened {
     settings: Settings,
     /// Of SQLite.
     file: Option<PathBuf>,
+    /// Of PostgreSQL: what all the services write through and listen on.
+    pool: Option<SharedPool>,
     local: Option<LocalPostgres>,
 }
 
 impl Opened {
+    fn new(
+        settings: Settings,
+        file: Option<PathBuf>,
+        local: Option<LocalPostgres>,
+    ) -> Result<Self, Failure> {
+        let pool = match settings.store_url()? {
+            Some(StoreUrl::Postgres) if file.is_none() => Some(SharedPool::new(&settings)?),
+            _ => None,
+        };
+        Ok(Self {
+            settings,
+            file,
+            pool,
+            local,
+        })
+    }
+
     fn builder(&self, settings: Settings) -> Builder {
-        match &self.file {
-            Some(file) => Builder::sqlite(file).settings(settings),
-            None => Builder::new(settings),
+        match (&self.file, &self.pool) {
+            (Some(file), _) => Builder::sqlite(file).settings(settings),
+            (None, Some(pool)) => Builder::new(settings).shared_pool(pool.clone()),
+            (None, None) => Builder::new(settings),
         }
     }
 

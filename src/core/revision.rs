@@ -143,6 +143,32 @@ pub struct Cursor {
     pub id: RevisionId,
 }
 
+#[cfg(any(feature = "server", feature = "remote"))]
+impl Cursor {
+    /// A text that names it, opaque to clients.
+    pub(crate) fn to_text(self) -> String {
+        let (epoch, id) = (self.epoch.as_u128(), self.id.as_u128());
+        format!("{epoch:032x}-{}-{id:032x}", self.revision)
+    }
+
+    /// Reads such a text back; `None` for garbage.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (epoch, revision, id) = (parts.next()?, parts.next()?, parts.next()?);
+        let digits = revision.bytes().all(|byte| byte.is_ascii_digit());
+        // PostgreSQL counts up to i64::MAX.
+        let number = revision.parse::<i64>().ok()?.unsigned_abs();
+        if parts.next().is_some() || !digits {
+            return None;
+        }
+        Some(Self {
+            epoch: epoch.parse().ok()?,
+            revision: Revision::new(number),
+            id: id.parse().ok()?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

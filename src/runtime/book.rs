@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::core::replica::{ClaimSource, Reaction, ResyncCause, Told};
-use crate::core::shown;
+use crate::core::{Checksum, Revision, shown};
 use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
@@ -55,6 +55,51 @@ impl Pages {
         if !refusal.is_missing() {
             self.counters.state_file_failures += 1;
         }
+    }
+
+    fn mismatch(
+        &mut self,
+        source: ClaimSource,
+        revision: Revision,
+        (ours, theirs): (Checksum, Checksum),
+        reaction: Reaction,
+    ) {
+        self.heartbeat.mismatches += 1;
+        let source = source_name(source);
+        let reaction = match reaction {
+            Reaction::Resync => "resync",
+            Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
+            // A peer that is wrong, or a forger, repeats itself: counted, and told once when it began.
+            Reaction::CoolingDown => {
+                tracing::debug!(%source, %revision, %ours, %theirs, "checksum mismatch while cooling down");
+                return;
+            }
+        };
+        tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
+    }
+
+    fn resynced(
+        &mut self,
+        cause: ResyncCause,
+        revision: Revision,
+        (before, after): (Option<Checksum>, Checksum),
+        changed: usize,
+    ) {
+        if cause == ResyncCause::Restored {
+            // A start like any other, only served meanwhile: nothing was wrong.
+            tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
+            return;
+        }
+        self.heartbeat.resyncs += 1;
+        *self.tally.resyncs.entry(cause.as_str()).or_default() += 1;
+        let mismatch = matches!(
+            cause,
+            ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
+        );
+        self.heartbeat.needless_resyncs += u64::from(mismatch && changed == 0);
+        self.heartbeat.last_cause = Some(cause.as_str().to_owned());
+        let before = before.map_or_else(String::new, |before| before.to_string());
+        tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
     }
 }
 
@@ -137,18 +182,7 @@ impl Book {
                 theirs,
                 reaction,
             } => {
-                pages.heartbeat.mismatches += 1;
-                let source = source_name(*source);
-                let reaction = match reaction {
-                    Reaction::Resync => "resync",
-                    Reaction::ReportedOnly => "reported only (sync_on_mismatch is off)",
-                    // A peer that is wrong, or a forger, repeats itself: counted, and told once when it began.
-                    Reaction::CoolingDown => {
-                        tracing::debug!(%source, %revision, %ours, %theirs, "checksum mismatch while cooling down");
-                        return;
-                    }
-                };
-                tracing::warn!(%source, %revision, %ours, %theirs, %reaction, "checksum mismatch");
+                pages.mismatch(*source, *revision, (*ours, *theirs), *reaction);
             }
             Told::AuditAgreed { revision, checksum } => {
                 pages.heartbeat.last_audit = Some(at);
@@ -161,21 +195,7 @@ impl Book {
                 after,
                 changed,
             } => {
-                if *cause == ResyncCause::Restored {
-                    // A start like any other, only served meanwhile: nothing was wrong.
-                    tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
-                    return;
-                }
-                pages.heartbeat.resyncs += 1;
-                *pages.tally.resyncs.entry(cause.as_str()).or_default() += 1;
-                let mismatch = matches!(
-                    cause,
-                    ResyncCause::PeerMismatch | ResyncCause::AuditMismatch
-                );
-                pages.heartbeat.needless_resyncs += u64::from(mismatch && *changed == 0);
-                pages.heartbeat.last_cause = Some(cause.as_str().to_owned());
-                let before = before.map_or_else(String::new, |before| before.to_string());
-                tracing::warn!(cause = cause.as_str(), %revision, %before, %after, changed, "full resync done");
+                pages.resynced(*cause, *revision, (*before, *after), *changed);
             }
             Told::ResyncPutOff { cause } => {
                 tracing::warn!(

@@ -36,42 +36,29 @@ impl Cache {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Arc<Entry>> {
-        let hash = self.hash(key);
-        let shard = self
-            .entries
-            .shards()
-            .get(self.entries.determine_shard(hash))?
-            .read();
-        let (entry, _) = shard.get(hash as u64, |(entry, _)| entry.key() == key)?;
-        Some(entry.0.clone())
+        self.find(key, Arc::clone)
     }
 
     pub(crate) fn scalar(&self, key: &str) -> Option<Scalar> {
-        let hash = self.hash(key);
-        let shard = self
-            .entries
-            .shards()
-            .get(self.entries.determine_shard(hash))?
-            .read();
-        let (entry, _) = shard.get(hash as u64, |(entry, _)| entry.key() == key)?;
-        Some(entry.0.value().scalar())
+        self.find(key, |entry| entry.value().scalar())
     }
 
     /// Looks at an entry in place. False before the first load.
     pub(crate) fn with(&self, key: &str, read: &mut dyn FnMut(&Entry)) -> bool {
+        self.find(key, |entry| read(entry)).is_some() || self.ready()
+    }
+
+    /// Looks a key up, and takes what is wanted of its entry under the shard's lock.
+    #[inline]
+    fn find<T>(&self, key: &str, take: impl FnOnce(&Arc<Entry>) -> T) -> Option<T> {
         let hash = self.hash(key);
-        if let Some(shard) = self
+        let shard = self
             .entries
             .shards()
-            .get(self.entries.determine_shard(hash))
-            && let Some((entry, _)) = shard
-                .read()
-                .get(hash as u64, |(entry, _)| entry.key() == key)
-        {
-            read(&entry.0);
-            return true;
-        }
-        self.ready()
+            .get(self.entries.determine_shard(hash))?
+            .read();
+        let (entry, _) = shard.get(hash as u64, |(entry, _)| entry.key() == key)?;
+        Some(take(&entry.0))
     }
 
     #[cfg(feature = "testing")]

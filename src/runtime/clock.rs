@@ -34,6 +34,10 @@ pub(crate) enum Clock {
 /// comes so much later.
 const OWN_NEWS_PAUSE: Duration = Duration::from_millis(1);
 
+/// The clock begins so long before this process, where the machine's own reaches back: what a server had proven before then
+/// has a time on it, too. Nobody keeps a state for longer by default.
+const BEFORE: Duration = Duration::from_secs(7 * 86_400);
+
 /// A wait ended before what it waited for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Elapsed;
@@ -41,8 +45,9 @@ pub(crate) struct Elapsed;
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(crate) fn start() -> Self {
+        let now = Instant::now();
         Self::Real {
-            start: Instant::now(),
+            start: now.checked_sub(BEFORE).unwrap_or(now),
             #[cfg(feature = "testing")]
             stepped: Arc::default(),
         }
@@ -190,9 +195,13 @@ impl Clock {
     /// This clock for a store in this process.
     pub(crate) fn sources(&self) -> Sources {
         let (wall, random) = (self.clone(), self.clone());
+        #[cfg(feature = "remote")]
+        let steady = self.clone();
         Sources {
             wall: Arc::new(move || wall.wall()),
             random: Arc::new(move || random.random()),
+            #[cfg(feature = "remote")]
+            steady: Arc::new(move || steady.now()),
         }
     }
 }

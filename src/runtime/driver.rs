@@ -223,6 +223,12 @@ impl Driver {
             tracing::debug!(session, "the listening session is up");
         }
         let lost = matches!(input, Input::Disconnected { .. });
+        if let Some((session, listener)) = &self.session
+            && let Some(origin) = listener.origin()
+        {
+            let session = *session;
+            self.engine.feed(Input::Origin { session, origin });
+        }
         // First said, then closed: a frozen connection takes its time, and readers are to know at once.
         self.engine.feed(input);
         if lost {

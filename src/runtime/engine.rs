@@ -14,6 +14,7 @@ mod tested;
 mod under_way;
 #[cfg(feature = "server")]
 mod vitals;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,12 +33,11 @@ use super::followers::Followers;
 use super::news::News;
 use super::subscriptions::{StateSource, Subscriptions};
 use crate::core::replica::{Action, Committed, Config, Input, Mode};
-use crate::core::{Checksum, Cursor, Epoch, Key, Replica, Revision, Snapshot, shown as foreign};
+use crate::core::{Checksum, Cursor, Key, Replica, Revision, Snapshot, shown as foreign};
 use crate::error::{Error, Kind, Result};
 use crate::status::{Mode as ShownMode, Status};
 use crate::store::Recorded;
 use crate::subscription::{Callback, Filter, Follow, SubscriptionId};
-use crate::sync_config::Target;
 
 #[cfg(feature = "server")]
 pub(crate) use vitals::Vitals;
@@ -152,37 +152,26 @@ impl Engine {
         self.rescheduled.notify_one();
     }
 
-    /// Waits until it is known whether notices arrive.
-    pub(crate) async fn settled(&self) {
-        let mut settled = self.settled.subscribe();
-        // The sender lives as long as this engine.
-        drop(settled.wait_for(|known| *known).await);
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.replica().next_deadline()
     }
 
-    /// Counts writes that made a revision, and takes it in if it is known. Answers whether its epoch had been shown before.
-    pub(crate) fn committed(&self, committed: Option<Committed>, writes: u64) -> bool {
+    /// Counts writes that made a revision, and takes it in if it is known.
+    pub(crate) fn committed(&self, committed: Option<Committed>, writes: u64) {
         self.book.open().counters.writes += writes;
-        let Some(committed) = committed else {
-            return false;
-        };
-        let epoch = self.replica().shown_epoch(committed.epoch);
-        let followed = self.shown.borrow().map(|cursor| cursor.epoch) == Some(epoch);
-        self.feed(Input::Committed(committed));
-        followed
+        if let Some(committed) = committed {
+            self.feed(Input::Committed(committed));
+        }
     }
 
     /// A cursor of the database's as it is shown.
-    pub(crate) fn shown(&self, stored: Cursor) -> Cursor {
+    pub(crate) fn as_shown(&self, stored: Cursor) -> Cursor {
         let epoch = self.replica().shown_epoch(stored.epoch);
         Cursor { epoch, ..stored }
     }
 
     /// A cursor that was shown as the database knows it.
-    pub(crate) fn stored(&self, shown: Cursor) -> Cursor {
+    pub(crate) fn as_stored(&self, shown: Cursor) -> Cursor {
         let epoch = self.replica().stored_epoch(shown.epoch);
         Cursor { epoch, ..shown }
     }
@@ -194,120 +183,6 @@ impl Engine {
             recorded.cursor.epoch = replica.shown_epoch(recorded.cursor.epoch);
         }
         stored
-    }
-
-    /// Waits until reads show what the database answered a write with, at most until `deadline`. `followed` says that its
-    /// epoch was shown before.
-    pub(crate) async fn shows(
-        &self,
-        epoch: Epoch,
-        revision: Revision,
-        mut followed: bool,
-        deadline: Duration,
-    ) -> bool {
-        let mut shown = self.shown.subscribe();
-        let epoch = Some(self.replica().shown_epoch(epoch));
-        let seen = async {
-            loop {
-                let cursor = *shown.borrow_and_update();
-                followed |= cursor.map(|cursor| cursor.epoch) == epoch;
-                match self.sought(Target { revision, epoch }).await {
-                    // Its epoch was shown and has ended: what is shown now was read after the write.
-                    Err(error) if error.is_other_epoch() && followed => return true,
-                    // It stands on a newer history than the one shown, which is on its way.
-                    Err(error) if error.is_other_epoch() && shown.changed().await.is_ok() => {}
-                    // So it does where the history shown is known to be lost, though no epoch tells the two apart yet.
-                    Ok(_)
-                        if self.replica().shows_what_is_lost() && shown.changed().await.is_ok() => {
-                    }
-                    reached => return reached.is_ok(),
-                }
-            }
-        };
-        let left = deadline.saturating_sub(self.clock.now());
-        self.clock.timeout(left, seen).await.unwrap_or(false)
-    }
-
-    /// Waits until reads show a revision of the database's, whose id is known: not another one of its number, which was lost.
-    pub(crate) async fn reads(&self, cursor: Cursor) -> Result<()> {
-        let mut shown = self.shown.subscribe();
-        loop {
-            self.sought(cursor.into()).await?;
-            shown.borrow_and_update();
-            {
-                let replica = self.replica();
-                if !replica.shows_what_is_lost() && !replica.contradicts(cursor) {
-                    return Ok(());
-                }
-            }
-            self.feed(Input::Look);
-            if shown.changed().await.is_err() {
-                return Err(Kind::Closed.into());
-            }
-        }
-    }
-
-    /// Asks the database for something, for no longer than a limit, and not beyond the end.
-    pub(crate) async fn ask<T>(
-        &self,
-        what: &str,
-        limit: Duration,
-        asked: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let mut closed = self.closed.subscribe();
-        tokio::select! {
-            biased;
-            answer = self.clock.timeout(limit, asked) => {
-                answer.unwrap_or_else(|_| Err(Error::unavailable(what, "no answer in time")))
-            }
-            _ = closed.wait_for(|closed| *closed) => Err(Kind::Closed.into()),
-        }
-    }
-
-    /// Waits until a revision is shown.
-    pub(crate) async fn reached(&self, target: Target) -> Result<Revision> {
-        let mut shown = self.shown.subscribe();
-        loop {
-            let cursor = *shown.borrow_and_update();
-            if let Some(cursor) = cursor {
-                if target.epoch.is_some_and(|epoch| epoch != cursor.epoch) {
-                    return Err(Kind::OtherEpoch {
-                        wanted: target.revision,
-                    }
-                    .into());
-                }
-                if cursor.revision >= target.revision {
-                    return Ok(cursor.revision);
-                }
-            }
-            if shown.changed().await.is_err() {
-                return Err(Kind::Closed.into());
-            }
-        }
-    }
-
-    /// Waits until a revision is shown, asking for it at once and then again and again, ever less often: notices may not
-    /// arrive, and the next poll may be far. Nothing comes after the end.
-    pub(crate) async fn sought(&self, target: Target) -> Result<Revision> {
-        let mut closed = self.closed.subscribe();
-        tokio::select! {
-            biased;
-            reached = self.asked_for(target) => reached,
-            _ = closed.wait_for(|closed| *closed) => Err(Kind::Closed.into()),
-        }
-    }
-
-    async fn asked_for(&self, target: Target) -> Result<Revision> {
-        let mut pause = Duration::ZERO;
-        loop {
-            match self.clock.timeout(pause, self.reached(target)).await {
-                Ok(reached) => return reached,
-                Err(_) => {
-                    pause = (pause * 2).clamp(Duration::from_millis(50), Duration::from_secs(2));
-                }
-            }
-            self.feed(Input::Look);
-        }
     }
 
     /// Tells of every revision that is shown from now on.
@@ -414,12 +289,14 @@ impl Engine {
         let replica = self.replica();
         let shown = self.current(&replica);
         let (entries, proven, mode) = (replica.len(), replica.proven_at(), replica.mode());
-        let (stale, own_epoch) = (self.stale(&replica), replica.has_own_epoch());
+        let stale = self.stale(&replica);
+        let own_epoch = replica.has_own_epoch().then(|| OWN_EPOCH.to_owned());
+        let advice = own_epoch.or_else(|| replica.part().map(str::to_owned));
         drop(replica);
         let cursor = shown.as_ref().map(|shown| shown.snapshot.cursor());
         let checksum = shown.as_ref().map(|shown| shown.checksum());
         let (mode, reason) = match mode {
-            Mode::Push => (ShownMode::Push, own_epoch.then(|| OWN_EPOCH.to_owned())),
+            Mode::Push => (ShownMode::Push, advice),
             Mode::Poll { why } => (ShownMode::Poll, Some(foreign(&why).to_string())),
             Mode::Offline { why } => (ShownMode::Offline, Some(foreign(&why).to_string())),
         };

@@ -134,6 +134,9 @@ impl Errands {
 
     /// Broadcasts what this instance holds.
     pub(super) fn heartbeat(&mut self, notice: Notice) {
+        if !self.store.has_fleet() {
+            return;
+        }
         let (what, timeout) = ("sending a heartbeat", self.intervals.request_timeout);
         self.run(what, move |store, engine| async move {
             let text = notice.encode();
@@ -168,6 +171,9 @@ impl Errands {
 
     /// Folds the table if it is this instance's turn in the fleet.
     pub(super) fn audit(&mut self, again: bool) {
+        if !self.store.has_fleet() {
+            return;
+        }
         // Instances beat with a tenth of jitter; a turn lasts a little less than the shortest interval.
         let every = self.intervals.heartbeat.mul_f64(0.8);
         let timeout = self.intervals.request_timeout;
@@ -204,6 +210,9 @@ impl Errands {
         let intervals = self.intervals;
         let (cleanup, timeout) = (intervals.cleanup, intervals.request_timeout);
         self.cleanup_at = self.engine.clock.now() + cleanup;
+        if !self.store.has_fleet() {
+            return;
+        }
         let what = "trimming the journal";
         self.run(what, move |store, engine| async move {
             // A turn lasts a little less than the interval, and no longer than it is this instance's.
@@ -222,7 +231,7 @@ impl Errands {
         let intervals = self.intervals;
         let timeout = intervals.request_timeout;
         self.look_at = self.engine.clock.now() + intervals.look();
-        if self.looking.swap(true, Ordering::AcqRel) {
+        if !self.store.has_fleet() || self.looking.swap(true, Ordering::AcqRel) {
             return;
         }
         let (what, looking) = ("looking at the consumers", self.looking.clone());

@@ -174,3 +174,29 @@ async fn an_instance_that_ends_while_a_notice_waits_ends_at_once() {
     stage.end().await;
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_epoch_ended_before_its_answer_came_was_followed() {
+    let stage = Stage::set().await;
+    let committed = stage.writes(&stage.own, 1).await;
+    stage.engine.committed(committed, 1);
+    stage.reaches(1).await;
+    let before = stage.engine.cursor().unwrap();
+    let under_way = stage.engine.write_begins();
+    // Its answer names the epoch of its commit, which somebody ends before the answer is taken in.
+    let committed = stage.writes(&stage.own, 2).await.unwrap();
+    stage.own.rotate_epoch(before).await.unwrap();
+    let mut news = stage.engine.news();
+    while stage.engine.cursor().unwrap().epoch == before.epoch {
+        stage.engine.feed(crate::core::replica::Input::Look);
+        assert!(news.next().await);
+    }
+    let (epoch, revision) = (committed.epoch, committed.journaled.revision);
+    stage.engine.committed(Some(committed), 1);
+    assert!(under_way.followed(epoch));
+    assert!(!stage.engine.write_begins().followed(epoch), "it is past");
+    let deadline = stage.engine.clock.now() + HOUR;
+    assert!(stage.engine.shows(epoch, revision, true, deadline).await);
+    drop(under_way);
+    stage.end().await;
+}

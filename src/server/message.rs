@@ -1,29 +1,16 @@
 //! The ids by which a client of a watch resumes.
 
-use crate::core::{Cursor, Epoch, Revision, RevisionId};
+use crate::core::Cursor;
 
 /// The id of a place in a store's history, opaque to clients.
 pub(super) fn id(cursor: Cursor) -> String {
-    let (epoch, id) = (cursor.epoch.as_u128(), cursor.id.as_u128());
-    format!("{epoch:032x}-{}-{id:032x}", cursor.revision)
+    cursor.to_text()
 }
 
 /// Reads an id back; `None` for garbage. Of the id of a client that is told of events too, it is the first of two.
 pub(super) fn cursor(id: &str) -> Option<Cursor> {
     let id = id.split_once('~').map_or(id, |(config, _)| config);
-    let mut parts = id.split('-');
-    let (epoch, revision, id) = (parts.next()?, parts.next()?, parts.next()?);
-    let digits = revision.bytes().all(|byte| byte.is_ascii_digit());
-    // PostgreSQL counts up to i64::MAX.
-    let number = revision.parse::<i64>().ok()?.unsigned_abs();
-    if parts.next().is_some() || !digits {
-        return None;
-    }
-    Some(Cursor {
-        epoch: epoch.parse::<Epoch>().ok()?,
-        revision: Revision::new(number),
-        id: id.parse::<RevisionId>().ok()?,
-    })
+    Cursor::from_text(id)
 }
 
 /// The place among the events, if an id has one.
@@ -34,6 +21,7 @@ pub(super) fn events_cursor(id: &str) -> Option<Cursor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Epoch, Revision, RevisionId};
 
     fn at(revision: u64) -> Cursor {
         Cursor {

@@ -39,6 +39,9 @@ enum Source {
     Memory(MemoryDatabase),
     #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
+    /// URLs of servers, parted by commas.
+    #[cfg(feature = "remote")]
+    Remote(String),
     #[cfg(feature = "testing")]
     Given(Given),
 }
@@ -57,6 +60,8 @@ impl fmt::Debug for Source {
             Self::Memory(_) => "Memory",
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => "Sqlite",
+            #[cfg(feature = "remote")]
+            Self::Remote(_) => "Remote",
             #[cfg(feature = "testing")]
             Self::Given(_) => "Given",
         })
@@ -65,7 +70,8 @@ impl fmt::Debug for Source {
 
 impl Builder {
     /// A service on the store that the settings' `database_url` names: `postgres://user@host:5432/database`, or with feature
-    /// `sqlite` also `sqlite:/path/of/file.db` (`sqlite:file.db` is in the working directory).
+    /// `sqlite` also `sqlite:/path/of/file.db` (`sqlite:file.db` is in the working directory), with feature `remote` also
+    /// `https://host:port`, or several of these parted by commas.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -121,6 +127,44 @@ impl Builder {
         Self {
             settings: Settings::default(),
             source: Source::Sqlite(path.into()),
+            wait: true,
+            clock: Clock::start(),
+        }
+    }
+
+    /// A service on one or several `sync-config serve`, for a program without a connection to the database: on another
+    /// network, or one of very many.
+    ///
+    /// Reads, live handles, subscriptions, `wait_for` and the state file are those of every service; only where the news comes
+    /// from is another. One of the servers is chosen by chance and stayed with while it is good; from the next one it goes on
+    /// where it was, and never back: a server that is behind is passed over. A write goes to a server by HTTP and is read here
+    /// when it returns. How old the servers' own knowledge is, is told by [`Status::proven_at`](crate::Status::proven_at), and
+    /// a server that cannot reach its database by [`Mode::Offline`](crate::Mode::Offline).
+    ///
+    /// The setting `api_key` is what the servers are shown, `ca_file` names the authorities that their certificates may be of.
+    /// See the [guide](crate::guide::remote) for what this store leaves to the servers.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> sync_config::Result<()> {
+    /// use sync_config::prelude::*;
+    /// let settings = Settings::default().api_key("sck_…").state_file("/var/lib/app/config.state");
+    /// let config = Builder::remote(["https://a.example:8420", "https://b.example:8420"])
+    ///     .settings(settings)
+    ///     .start()
+    ///     .await?;
+    /// assert!(config.get_bool("feature:new_ui", false));
+    /// # config.shutdown().await
+    /// # }
+    /// ```
+    #[cfg(feature = "remote")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "remote")))]
+    #[must_use]
+    pub fn remote<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        let servers: Vec<String> = servers.into_iter().map(Into::into).collect();
+        Self {
+            settings: Settings::default(),
+            source: Source::Remote(servers.join(",")),
             wait: true,
             clock: Clock::start(),
         }
@@ -194,6 +238,11 @@ impl Builder {
                 let store = SqliteStore::new(&settings, &path, instance, clock.sources())?;
                 adapter::on_sqlite(store)
             }
+            #[cfg(feature = "remote")]
+            Source::Remote(servers) => {
+                let servers = crate::settings::read_servers("servers", &servers)?;
+                adapter::on_servers(&settings, servers, instance, &clock)?
+            }
             Source::Url => adapter::named(&settings, instance, &clock)?,
             Source::Pool(pool) => on_postgres(PostgresStore::new(&settings, Some(pool), instance)?),
             #[cfg(feature = "toml")]
@@ -224,12 +273,12 @@ impl Builder {
         let served = match (loaded, &file) {
             (Err(error), Some(file)) if error.is_unavailable() => {
                 tracing::warn!(%error, "the database is away at the start; looking for a state that was kept");
-                let served = standby::serve(&service.engine, file).await;
+                let served = standby::serve(&service, file).await;
                 served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
             }
             (Ok(()), Some(file)) if !self.wait => {
                 // A refusal is told by the status and the log; the database's own state comes when it comes.
-                standby::serve(&service.engine, file).await.ok();
+                standby::serve(&service, file).await.ok();
                 Ok(())
             }
             (loaded, _) => loaded,

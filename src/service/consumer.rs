@@ -171,7 +171,7 @@ impl Consumer {
     /// [`Error::is_unavailable`].
     pub async fn place(&self) -> Result<Cursor> {
         let place = self.look().await?;
-        Ok(self.engine.shown(place.cursor))
+        Ok(self.engine.as_shown(place.cursor))
     }
 
     /// Reads at most `limit` whole revisions after the acknowledged place; fewer where
@@ -198,7 +198,7 @@ impl Consumer {
         // The journal may have been trimmed, or replaced, between the two looks: the place says which it was.
         let place = self.look().await?;
         let (standing, floor) = (place.standing(), place.floor);
-        let place = self.engine.shown(place.cursor);
+        let place = self.engine.as_shown(place.cursor);
         Ok(match standing {
             Standing::OtherHistory => Delivered::OtherHistory { place },
             Standing::TooOld => Delivered::TooOld { place, floor },
@@ -265,7 +265,7 @@ impl Consumer {
     async fn advance(&self, cursor: Cursor, anew: bool) -> Result<bool> {
         self.open()?;
         let consumers = self.store.consumers();
-        let stored = self.engine.stored(cursor);
+        let stored = self.engine.as_stored(cursor);
         let asked = consumers.advance(&self.name, stored, anew);
         let what = "moving a consumer";
         match self.engine.ask(what, self.limit, asked).await? {
@@ -306,7 +306,7 @@ impl ConsumerPlace {
         Self {
             behind: place.behind(),
             follows: place.standing() == Standing::Follows,
-            cursor: engine.shown(place.cursor),
+            cursor: engine.as_shown(place.cursor),
             name: place.name,
             seen_at: place.seen_at,
         }

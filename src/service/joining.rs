@@ -7,7 +7,7 @@ use crate::core::Cursor;
 use crate::error::{Error, Kind, Result};
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite;
-use crate::store::{Joined, postgres};
+use crate::store::{Joined, WriteRequest, postgres};
 use crate::write::Batch;
 
 impl ConfigService {
@@ -42,13 +42,10 @@ impl ConfigService {
     pub async fn write_in(&self, transaction: &Transaction<'_>, batch: Batch) -> Result<Joined> {
         self.open()?;
         let request = request(batch)?;
-        let what = request.what();
         let on_postgres = self.postgres.as_ref();
-        let on_postgres = on_postgres.ok_or_else(|| postgres::joined::elsewhere(&what))?;
-        if request.idempotency_key.is_some() {
-            let problem = "an idempotency key needs a transaction of its own; write with `write`";
-            return Err(Error::refused(what, problem));
-        }
+        let on_postgres =
+            on_postgres.ok_or_else(|| postgres::joined::elsewhere(&request.what()))?;
+        unkeyed(&request)?;
         on_postgres.write_in(transaction, &request).await
     }
 
@@ -63,7 +60,7 @@ impl ConfigService {
         self.open()?;
         let (what, limit) = ("looking at a joined write", self.request_timeout);
         let cursor = self.engine.ask(what, limit, self.numbered(joined)).await?;
-        let cursor = cursor.map(|cursor| self.engine.shown(cursor));
+        let cursor = cursor.map(|cursor| self.engine.as_shown(cursor));
         if let Some(cursor) = cursor {
             let read = self.engine.clock.timeout(limit, self.engine.reads(cursor));
             read.await.map_err(|_| Kind::Timeout {
@@ -128,13 +125,18 @@ impl ConfigService {
     ) -> Result<Joined> {
         self.open()?;
         let request = request(batch)?;
-        let what = request.what();
         let on_sqlite = self.sqlite.as_ref();
-        let on_sqlite = on_sqlite.ok_or_else(|| sqlite::joined::elsewhere(&what))?;
-        if request.idempotency_key.is_some() {
-            let problem = "an idempotency key needs a transaction of its own; write with `write`";
-            return Err(Error::refused(what, problem));
-        }
+        let on_sqlite = on_sqlite.ok_or_else(|| sqlite::joined::elsewhere(&request.what()))?;
+        unkeyed(&request)?;
         on_sqlite.write_in(transaction, &request)
     }
+}
+
+/// Refuses an idempotency key: whether the caller's transaction has been done before is the caller's to know.
+fn unkeyed(request: &WriteRequest) -> Result<()> {
+    if request.idempotency_key.is_some() {
+        let problem = "an idempotency key needs a transaction of its own; write with `write`";
+        return Err(Error::refused(request.what(), problem));
+    }
+    Ok(())
 }

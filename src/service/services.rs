@@ -27,8 +27,8 @@ use crate::sync_config::SyncConfig;
 /// # }
 /// ```
 ///
-/// Each service listens on a connection of its own. Those with the same `dbpool_name` write through one pool of
-/// `max_connections`; it connects when it is used, is closed when the last running service that uses it is shut down or
+/// Those with the same `dbpool_name` listen on one connection, but for one with an `instance_name` of its own, which has a
+/// connection of that name. And they write through one pool of `max_connections`; it connects when it is used, is closed when the last running service that uses it is shut down or
 /// dropped, and is made anew when one is started after that.
 #[cfg_attr(docsrs, doc(cfg(feature = "toml")))]
 pub struct Services {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::ConfigService;
 use crate::error::{Error, Result};
-use crate::runtime::{Clock, Engine, Refusal, StateFile};
+use crate::runtime::{Clock, Refusal, StateFile};
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -41,9 +42,11 @@ pub(super) async fn prepare(store: &dyn Store, clock: &Clock, limit: Duration) -
 }
 
 /// Serves what the file holds, unless the database was faster.
-pub(super) async fn serve(engine: &Engine, file: &StateFile) -> Result<(), Refusal> {
+pub(super) async fn serve(service: &ConfigService, file: &StateFile) -> Result<(), Refusal> {
+    let engine = &service.engine;
     match file.read(engine.clock.wall()).await {
         Ok(kept) => {
+            service.store.resume(kept.loaded.cursor);
             engine.restore(kept);
             Ok(())
         }

@@ -269,29 +269,58 @@ mod tests {
         assert!(said.to_string().contains("0 bytes"), "{said}");
     }
 
+    /// A file that `DATABASE_URL_FILE` names, removed with this value.
+    struct SecretFile(PathBuf);
+
+    impl SecretFile {
+        fn new(name: &str) -> Self {
+            let name = format!("sctest-{}-{name}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn environment(&self) -> Environment {
+            Environment::new([("DATABASE_URL_FILE", self.0.display().to_string())])
+        }
+
+        /// What is made of a content.
+        fn read(&self, content: &[u8]) -> Result<Layers> {
+            std::fs::write(&self.0, content).unwrap();
+            Layers::new(Settings::default()).environment(&self.environment())
+        }
+    }
+
+    impl Drop for SecretFile {
+        fn drop(&mut self) {
+            drop(std::fs::remove_file(&self.0));
+        }
+    }
+
     #[test]
     fn a_secret_is_read_from_the_file_that_its_variable_names() {
-        let path = std::env::temp_dir().join(format!("sctest-{}-secret", std::process::id()));
-        let variables = [("DATABASE_URL_FILE", path.display().to_string())];
-        let read = |content: &[u8]| {
-            std::fs::write(&path, content).unwrap();
-            Layers::new(Settings::default()).environment(&Environment::new(variables.clone()))
-        };
+        let file = SecretFile::new("secret");
         for content in [
             "postgres://u:hunter2@h/d",
             "postgres://u:hunter2@h/d\n",
             "postgres://u:hunter2@h/d\r\n",
         ] {
-            let layers = read(content.as_bytes()).unwrap();
+            let layers = file.read(content.as_bytes()).unwrap();
             assert_eq!(
                 layers.settings().database_url.as_deref(),
                 Some("postgres://u:hunter2@h/d")
             );
             let origin = layers.origin("database_url").unwrap();
             assert!(
-                matches!(origin, Origin::SecretFile { path: of, named_by } if *of == path && named_by == "DATABASE_URL_FILE")
+                matches!(origin, Origin::SecretFile { path, named_by } if *path == file.0 && named_by == "DATABASE_URL_FILE")
             );
         }
+        let shown = format!("{:?}", file.environment());
+        assert!(shown.contains("DATABASE_URL_FILE"), "{shown}");
+        assert!(!shown.contains("sctest"), "{shown}");
+    }
+
+    #[test]
+    fn a_file_without_a_usable_secret_is_refused_by_its_name_and_its_content_not_shown() {
+        let file = SecretFile::new("no-secret");
         let long = vec![b'x'; 70_000];
         for (content, problem) in [
             (&b""[..], "empty"),
@@ -300,9 +329,9 @@ mod tests {
             (b"hunter2\xff", "cannot be read"),
             (&long, "65536 bytes"),
         ] {
-            let said = read(content).unwrap_err().to_string();
+            let said = file.read(content).unwrap_err().to_string();
             assert!(
-                said.contains("DATABASE_URL_FILE") && said.contains(&path.display().to_string()),
+                said.contains("DATABASE_URL_FILE") && said.contains(&file.0.display().to_string()),
                 "{said}"
             );
             assert!(
@@ -310,13 +339,20 @@ mod tests {
                 "{said}"
             );
         }
-        let said = read(b"mysql://u:hunter2@h/d").unwrap_err().to_string();
+        let said = file.read(b"mysql://u:hunter2@h/d").unwrap_err().to_string();
         assert!(
             said.contains("DATABASE_URL_FILE")
                 && said.contains("postgres://")
                 && !said.contains("hunter2"),
             "{said}"
         );
+        std::fs::remove_file(&file.0).unwrap();
+        let gone = Layers::new(Settings::default()).environment(&file.environment());
+        assert!(gone.unwrap_err().to_string().contains("cannot be read"));
+    }
+
+    #[test]
+    fn an_address_in_the_place_of_a_path_is_refused_and_not_shown() {
         for address in [
             "postgres://u:hunter2@h/d",
             "u:hunter2@h/d",
@@ -335,10 +371,5 @@ mod tests {
         let credential = "/run/credentials/app@1.service/sctest";
         let said = layered(&[("DATABASE_URL_FILE", credential)]).unwrap_err();
         assert!(said.to_string().contains(credential), "{said}");
-        std::fs::remove_file(&path).unwrap();
-        let environment = Environment::new(variables);
-        let gone = Layers::new(Settings::default()).environment(&environment);
-        assert!(gone.unwrap_err().to_string().contains("cannot be read"));
-        assert!(!format!("{environment:?}").contains("sctest"));
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::environment::{Environment, Given, plain_names};
-use super::{SPECS, Settings, names, store_url};
+use super::{HIDDEN, SPECS, Settings, names, store_url};
 use crate::core::shown;
 use crate::error::{Error, Kind, Result};
 
@@ -197,7 +197,9 @@ impl Layers {
 
     fn shown(&self, name: &str) -> Option<String> {
         let text = self.settings.text_of(name)?;
-        Some(if names::is_secret(name) {
+        Some(if name == "api_key" {
+            HIDDEN.to_owned()
+        } else if names::is_secret(name) {
             store_url::redacted(&text)
         } else {
             text

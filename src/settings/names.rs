@@ -10,7 +10,7 @@ pub(super) const PREFIX: &str = "SYNC_CONFIG_";
 const ALIAS: (&str, &str) = ("jitter_max", "poll_jitter");
 
 /// The settings that may hold a password: never shown whole, and also read from a file that is named instead.
-const SECRETS: [&str; 2] = ["database_url", "listen_database_url"];
+const SECRETS: [&str; 3] = ["database_url", "listen_database_url", "api_key"];
 
 /// Variables that begin as the settings' do and are none: those of the command line and of the server.
 const OTHERS: [&str; 18] = [

@@ -42,6 +42,20 @@ impl Settings {
         self
     }
 
+    /// Sets the API key that a server is shown, where the store is that of one.
+    #[must_use]
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+
+    /// Sets the file of authorities, in PEM, that a server's certificate may be of; without it the system's are trusted.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
     /// Sets how long the server works on one statement of the pool; zero is no limit.
     #[must_use]
     pub fn statement_timeout(mut self, value: Duration) -> Self {

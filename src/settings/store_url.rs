@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 
-use super::{HIDDEN, Settings, url};
+#[cfg(feature = "remote")]
+use super::Address;
+use super::{HIDDEN, Settings, servers, url};
 use crate::core::is_unseen;
 use crate::error::{Error, Result};
 
@@ -19,6 +21,15 @@ pub(crate) enum StoreUrl {
     /// An SQLite file.
     #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
+    /// Servers of this program.
+    #[cfg(feature = "remote")]
+    Remote(Vec<Address>),
+}
+
+/// Whether a text names servers by their scheme.
+fn is_remote(text: &str) -> bool {
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
 }
 
 impl StoreUrl {
@@ -32,6 +43,7 @@ impl StoreUrl {
                 })?;
                 sqlite(name, path)
             }
+            None if is_remote(text) => remote(name, text),
             None => url::check(name, text).map(|()| Self::Postgres),
         }
     }
@@ -64,6 +76,10 @@ impl Settings {
             Some(StoreUrl::Sqlite(_)) => refused(
                 "is for the listening session of PostgreSQL, and database_url names an SQLite file; unset it",
             ),
+            #[cfg(feature = "remote")]
+            Some(StoreUrl::Remote(_)) => refused(
+                "is for the listening session of PostgreSQL, and database_url names a server; unset it",
+            ),
         }
     }
 }
@@ -74,6 +90,10 @@ pub(super) fn redacted(text: &str) -> String {
         // A path holds no password, and one that does is refused for its form.
         Some(place) if path(place).is_ok() => text.to_owned(),
         Some(_) => HIDDEN.to_owned(),
+        None if is_remote(text) => match servers::parse(text) {
+            Ok(_) => text.to_owned(),
+            Err(_) => HIDDEN.to_owned(),
+        },
         None => url::redacted(text),
     }
 }
@@ -87,6 +107,26 @@ fn sqlite(_: &str, path: PathBuf) -> Result<StoreUrl> {
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(name: &str, _: PathBuf) -> Result<StoreUrl> {
     let problem = "names an SQLite file, and this build is without the feature `sqlite`; build with `--features sqlite`";
+    Err(Error::setting(name, HIDDEN, problem))
+}
+
+#[cfg(feature = "remote")]
+fn remote(name: &str, text: &str) -> Result<StoreUrl> {
+    read_servers(name, text).map(StoreUrl::Remote)
+}
+
+/// Reads a list of servers.
+#[cfg(feature = "remote")]
+pub(crate) fn read_servers(name: &str, text: &str) -> Result<Vec<Address>> {
+    servers::parse(text).map_err(|problem| {
+        let form = "write https://host:port, and a comma between two";
+        Error::setting(name, HIDDEN, format!("{problem}; {form}"))
+    })
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(name: &str, _: &str) -> Result<StoreUrl> {
+    let problem = "names a server, and this build is without the feature `remote`; build with `--features remote`";
     Err(Error::setting(name, HIDDEN, problem))
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Settings;
+use super::{HIDDEN, Settings};
 use crate::core::{is_unseen, shown_start};
 use crate::error::{Error, Result};
 
@@ -33,6 +33,11 @@ impl Settings {
             "enable_notification" => Some(self.enable_notification.to_string()),
             "migrate" => Some(self.migrate.to_string()),
             "max_state_age" => duration(self.max_state_age),
+            "api_key" => self.api_key.clone(),
+            "ca_file" => self
+                .ca_file
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned()),
             "state_file" => self
                 .state_file
                 .as_ref()
@@ -118,7 +123,7 @@ pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
 }
 
 /// A file of that name can be made in some directory.
-pub(super) fn check_path(path: &Path) -> Result<()> {
+pub(super) fn check_path(name: &str, path: &Path) -> Result<()> {
     let text = path.to_string_lossy();
     // An address may hold a password, and paths are shown.
     let named = path.file_name().is_some() && !text.ends_with('/') && !text.contains("://");
@@ -127,7 +132,19 @@ pub(super) fn check_path(path: &Path) -> Result<()> {
     }
     let problem =
         "must be the path of a file, without characters that cannot be seen and no address";
-    Err(Error::setting("state_file", shown_start(&text), problem))
+    Err(Error::setting(name, shown_start(&text), problem))
+}
+
+/// The longest API key: those of this service have 80 characters or so.
+const MAX_API_KEY: usize = 512;
+
+/// An API key fits into a header, whoever made it.
+pub(super) fn check_api_key(key: &str) -> Result<()> {
+    if (1..=MAX_API_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let problem = format!("must be 1 to {MAX_API_KEY} visible characters of ASCII");
+    Err(Error::setting("api_key", HIDDEN, problem))
 }
 
 #[cfg(test)]

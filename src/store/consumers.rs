@@ -103,4 +103,23 @@ impl Place {
     pub(crate) fn behind(&self) -> u64 {
         self.head.get().saturating_sub(self.cursor.revision.get())
     }
+
+    /// How its consumer is slow, if it is. `next` is the age of the revision after the place, where the journal has one.
+    pub(crate) fn slow(
+        &self,
+        next: Option<Duration>,
+        danger: Duration,
+        end: Duration,
+    ) -> Option<SlowConsumer> {
+        let trimmed_in = match self.standing() {
+            Standing::TooOld | Standing::OtherHistory => None,
+            Standing::Follows => Some(end.saturating_sub(next.filter(|age| *age > danger)?)),
+        };
+        Some(SlowConsumer {
+            name: self.name.clone(),
+            revision: self.cursor.revision,
+            behind: self.behind(),
+            trimmed_in,
+        })
+    }
 }

@@ -5,10 +5,15 @@
 //! whole revisions; a snapshot is of exactly one revision. Stores do not know each other.
 
 pub(crate) mod consumers;
+#[cfg(feature = "cli")]
+pub(crate) mod finding;
 mod joined;
 mod mailbox;
 pub(crate) mod memory;
 pub(crate) mod postgres;
+mod queries;
+#[cfg(feature = "remote")]
+pub(crate) mod remote;
 mod sources;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
@@ -19,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::core::replica::{Committed, Head, Loaded, Page};
+use crate::core::replica::{Committed, Head, Loaded, Origin, Page};
 use crate::core::{Checksum, Cursor, Key, Revision};
 use crate::error::{Error, Result};
 use crate::write::{Item, WrittenKey};
@@ -96,6 +101,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The named consumers of the journal.
     fn consumers(&self) -> &dyn Consumers;
 
+    /// Whether its instances hear each other and keep it in order between them; otherwise that is somebody else's.
+    fn has_fleet(&self) -> bool {
+        true
+    }
+
+    /// Says what is shown already although this store did not give it, so that no answer from before it is taken.
+    fn resume(&self, _shown: Cursor) {}
+
     /// Closes every connection that is the store's own.
     async fn close(&self);
 }
@@ -114,6 +127,11 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
     /// Reads the whole table at one revision.
     async fn snapshot(&self) -> Result<Loaded>;
+
+    /// Who gave the last answer, if it was not the database itself.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
 
     /// Waits for the next notices, or for the end of the session. Cancelling it loses nothing.
     async fn heard(&self) -> Vec<Heard>;

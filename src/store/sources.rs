@@ -1,6 +1,8 @@
 //! Time and randomness for the stores that live in this process.
 
 use std::sync::Arc;
+#[cfg(feature = "remote")]
+use std::time::Duration;
 use std::time::SystemTime;
 
 /// Time and randomness, which come from outside.
@@ -8,6 +10,9 @@ use std::time::SystemTime;
 pub(crate) struct Sources {
     pub(crate) wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
     pub(crate) random: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The time since some moment, which never goes back.
+    #[cfg(feature = "remote")]
+    pub(crate) steady: Arc<dyn Fn() -> Duration + Send + Sync>,
 }
 
 impl Sources {

@@ -4,29 +4,18 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
+use sync_config::SyncConfigExt;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::support::http::{get, put};
-use crate::support::program::{Scratch, Server, program, run, signal};
+use crate::support::program::{Scratch, Server, on_store, program, run, signal, told};
 use crate::support::sqlite::SqliteFile;
 use crate::support::wait::PATIENCE;
 
 /// Runs a command on a file and checks how it ends. Answers with stdout.
 async fn ends(file: &SqliteFile, code: i32, args: &[&str]) -> String {
-    let url = file.url();
-    let args = [&["--url", url.as_str()], args].concat();
-    let output = run(&mut program(None, &args)).await;
-    told(&output, code).0
-}
-
-/// What a command printed and said, once it is checked how it ended.
-fn told(output: &Output, code: i32) -> (String, String) {
-    let [printed, said] = [&output.stdout, &output.stderr];
-    let texts = [printed, said].map(|text| String::from_utf8_lossy(text).into_owned());
-    let [printed, said] = texts;
-    assert_eq!(output.status.code(), Some(code), "{printed}{said}");
-    (printed, said)
+    on_store(&file.url(), code, args).await.0
 }
 
 fn parsed(text: &str) -> Value {
@@ -276,4 +265,41 @@ async fn a_table_is_adopted_and_released_with_its_rows() {
     let rows = file.stock_shell("SELECT count(*) FROM sync_config");
     assert_eq!(rows, "2\n");
     ends(&file, 1, &["get", "old"]).await;
+}
+
+#[tokio::test]
+async fn a_file_of_settings_gives_a_service_its_file_and_a_pool_none() {
+    let file = SqliteFile::new();
+    let settings = file.directory().join("sync-config.toml");
+    let path = settings.to_str().unwrap();
+    let url = file.url();
+    let own = format!(
+        "[services.one]\ndatabase_url = \"{url}\"\n[services.two]\ndatabase_url = \"{url}\"\ntable_name = \"other\"\n"
+    );
+    std::fs::write(&settings, own).unwrap();
+    let services = sync_config::Services::load(path).unwrap();
+    for name in ["one", "two"] {
+        services
+            .start(name)
+            .await
+            .unwrap()
+            .set("k", name)
+            .await
+            .unwrap();
+    }
+    services.shutdown().await.unwrap();
+    for (name, value) in [("one", "\"one\"\n"), ("two", "\"two\"\n")] {
+        let args = ["--config", path, "--service", name, "get", "k"];
+        assert_eq!(told(&run(&mut program(None, &args)).await, 0).0, value);
+    }
+    let pooled =
+        format!("[pools.main]\ndatabase_url = \"{url}\"\n[services.one]\ndbpool_name = \"main\"\n");
+    std::fs::write(&settings, pooled).unwrap();
+    let refused = sync_config::Services::load(path).unwrap_err();
+    let said = refused.to_string();
+    assert!(refused.is_invalid_input(), "{said}");
+    assert!(
+        said.contains("sync-config.toml:2") && said.contains("PostgreSQL"),
+        "{said}"
+    );
 }

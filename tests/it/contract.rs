@@ -1,4 +1,4 @@
-//! The contract that every store keeps: one suite, run on the memory store, on PostgreSQL and on SQLite.
+//! The contract that every store keeps: one suite, run on the memory store, on PostgreSQL, on SQLite and on a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,11 @@ macro_rules! on_every_store {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(crate::fleet::Fleet::sqlite()).await; })*
+        }
+        #[cfg(all(feature = "remote", feature = "server"))]
+        mod on_remote {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(crate::fleet::Fleet::remote().await).await; })*
         }
     };
 }

@@ -1,4 +1,4 @@
-//! A fleet of services on one database, in memory, in PostgreSQL or in SQLite, for suites that all have to pass.
+//! A fleet of services on one database, in memory, in PostgreSQL, in SQLite or behind a server, for suites that all have to pass.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,12 @@ pub(crate) enum Fleet {
     Postgres(TestDb),
     #[cfg(feature = "sqlite")]
     Sqlite(SqliteFile),
+    /// On a server, which stands on a file.
+    #[cfg(all(feature = "remote", feature = "server"))]
+    Remote {
+        server: Box<crate::support::program::Server>,
+        _file: SqliteFile,
+    },
 }
 
 impl Fleet {
@@ -41,12 +47,24 @@ impl Fleet {
         Self::Sqlite(SqliteFile::new())
     }
 
+    #[cfg(all(feature = "remote", feature = "server"))]
+    pub(crate) async fn remote() -> Self {
+        let file = SqliteFile::new();
+        let server = crate::support::remote::serve(&file.url(), &[]).await;
+        Self::Remote {
+            server: Box::new(server),
+            _file: file,
+        }
+    }
+
     pub(crate) fn db(&self) -> &TestDb {
         match self {
             Self::Postgres(db) => db,
             Self::Memory(_) => panic!("this fleet has no PostgreSQL"),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => panic!("this fleet has no PostgreSQL"),
+            #[cfg(all(feature = "remote", feature = "server"))]
+            Self::Remote { .. } => panic!("this fleet has no PostgreSQL"),
         }
     }
 
@@ -68,6 +86,9 @@ impl Fleet {
             Self::Sqlite(file) => {
                 Builder::sqlite(file.path()).settings(change(Settings::default()))
             }
+            #[cfg(all(feature = "remote", feature = "server"))]
+            Self::Remote { server, .. } => Builder::remote([format!("http://{}", server.address)])
+                .settings(change(Settings::default())),
         };
         builder.start().await.expect("the service starts")
     }

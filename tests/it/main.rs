@@ -11,8 +11,18 @@
 mod canonical;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_copy;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_doctor;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_import;
+#[cfg(all(feature = "server", feature = "remote"))]
+mod cli_remote;
 #[cfg(all(feature = "server", feature = "sqlite"))]
 mod cli_sqlite;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod cli_watch;
 mod consumers;
 #[macro_use]
 mod contract;
@@ -47,6 +57,16 @@ mod relay_foreign;
 mod relay_herd;
 #[cfg(feature = "server")]
 mod relay_limits;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_chain;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_faults;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_hostile;
+#[cfg(all(feature = "remote", feature = "server"))]
+mod remote_keys;
 mod retention;
 mod roles;
 mod roles_forked;
@@ -87,6 +107,7 @@ mod server_watch;
 #[cfg(feature = "cli")]
 mod services;
 #[cfg(feature = "cli")]
+mod services_line;
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
@@ -96,6 +117,8 @@ mod sqlite;
 mod sqlite_faults;
 #[cfg(feature = "sqlite")]
 mod sqlite_life;
+#[cfg(all(feature = "cli", feature = "sqlite"))]
+mod sqlite_shell;
 #[cfg(feature = "cli")]
 mod state_file;
 mod stuck;

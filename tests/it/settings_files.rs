@@ -95,7 +95,7 @@ fn every_setting_can_stand_in_a_file() {
             _ if spec.bounds.ends_with("URL") => "\"postgres://u@h/d\"".to_owned(),
             _ if spec.bounds == "true or false" => spec.default.to_owned(),
             Some((_, most)) if most.parse::<u64>().is_ok() => most.to_owned(),
-            Some((_, most)) if !most.ends_with("bytes") => format!("\"{most}\""),
+            Some((_, most)) if !most.contains([' ']) => format!("\"{most}\""),
             _ => "\"sample\"".to_owned(),
         };
         let layers = layered(&format!("{} = {text}", spec.name), None, &[]).unwrap();

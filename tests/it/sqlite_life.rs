@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use sync_config::prelude::*;
-use sync_config::{Cursor, Mode, Revision};
+use sync_config::{Cursor, Mode, Revision, Value};
 
 use crate::fleet::{in_step, until_status};
 use crate::ground::beating;
@@ -223,6 +223,32 @@ async fn a_write_joins_a_transaction_of_the_callers_and_gets_its_revision_after_
     assert_eq!(config.status().revision, Revision::new(2));
     config.shutdown().await.unwrap();
     other.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joined_write_of_what_cannot_be_stored_leaves_the_transaction_as_it_was() {
+    let file = SqliteFile::new();
+    let config = start(&file).await;
+    let first = config.set("a", 1).await.unwrap();
+    let mut shell = file.shell();
+    shell.run("CREATE TABLE account (id INTEGER PRIMARY KEY, plan TEXT)");
+    let before = shell.0.total_changes();
+    let transaction = shell.0.transaction().unwrap();
+    let odd = Value::parse("\"\\u0000\"").unwrap();
+    let batch = Batch::new().put("a", 2).put_value("b", odd, None);
+    let error = config.write_in_sqlite(&transaction, batch).unwrap_err();
+    let said = error.to_string();
+    assert!(error.is_invalid_input() && said.contains("\"b\""), "{said}");
+    assert_eq!(transaction.total_changes(), before, "nothing was written");
+    transaction
+        .execute("INSERT INTO account VALUES (42, 'pro')", [])
+        .unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(shell.one::<i64>("SELECT count(*) FROM account"), 1);
+    let next = config.set("c", 3).await.unwrap();
+    assert_eq!(next.revision(), first.revision().next());
+    assert_eq!(config.get_i64("a", 0), 1);
+    config.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

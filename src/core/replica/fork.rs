@@ -84,7 +84,8 @@ impl Replica {
             | Input::Restored(_)
             | Input::ResyncAsked { .. }
             | Input::Rotated(_)
-            | Input::Look => return,
+            | Input::Look
+            | Input::Origin { .. } => return,
         };
         *epoch = self.shown_epoch(*epoch);
     }

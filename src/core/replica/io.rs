@@ -71,6 +71,19 @@ pub(crate) enum Input {
     Rotated(Rotation),
     /// Somebody waits for a revision: look whether there is a newer one.
     Look,
+    /// Where the answers of a session come from, told before an answer if that is not the database itself.
+    Origin { session: SessionId, origin: Origin },
+}
+
+/// Who answers in the place of the database, and how current that one is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// How long before the question its own state was last proven the newest; `None` when it never was.
+    pub(crate) age: Option<Duration>,
+    /// Why it cannot ask the database itself.
+    pub(crate) away: Option<String>,
+    /// Which part of the entries it shows, if not all.
+    pub(crate) part: Option<String>,
 }
 
 /// What became of [`Action::RotateEpoch`].

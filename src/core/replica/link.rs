@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::io::{ResyncCause, SessionId};
+use super::io::{Origin, ResyncCause, SessionId};
 use crate::core::{Cursor, Revision};
 
 /// How long a nonce may take to come back: 3 s is far above any healthy round trip.
@@ -64,6 +64,8 @@ pub(super) struct Session {
     pub(super) nonce: Option<u64>,
     /// How often in a row notices did not arrive.
     pub(super) deaf: u32,
+    /// Who answers, if it is not the database itself.
+    pub(super) origin: Option<Origin>,
 }
 
 /// The one query in flight.
@@ -155,6 +157,7 @@ impl Session {
             proof_sent: now,
             nonce: None,
             deaf: 0,
+            origin: None,
         }
     }
 

@@ -23,6 +23,7 @@ mod fork;
 mod io;
 mod link;
 mod news;
+mod origin;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use fork::Fork;
 pub(crate) use io::{
-    Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Page,
+    Action, AuditReport, ClaimSource, Committed, Config, Head, Input, Loaded, Mode, Origin, Page,
     Publication, Reaction, ResyncCause, Rotation, SessionId, Told,
 };
 pub(crate) use link::EMPTY_READ_PAUSE;
@@ -119,6 +120,7 @@ impl Replica {
             Input::Audited { cursor, checksum } => self.audited(now, cursor, checksum),
             Input::Rotated(rotation) => self.rotated(now, rotation),
             Input::Look => self.fetch_soon(),
+            Input::Origin { session, origin } => self.comes_from(session, origin),
         }
         self.advance(now);
     }
@@ -221,6 +223,9 @@ impl Replica {
             }
             Link::Up(session) if !session.answered => Mode::Offline {
                 why: "connected, not answered yet".to_owned(),
+            },
+            Link::Up(session) if session.away().is_some() => Mode::Offline {
+                why: session.away().unwrap_or_default().to_owned(),
             },
             Link::Up(session) => match &session.ear {
                 Ear::Proven => Mode::Push,

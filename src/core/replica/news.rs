@@ -18,10 +18,6 @@ impl Replica {
         self.state.as_ref().is_some_and(|state| state.restored)
     }
 
-    pub(crate) fn proven_at(&self) -> Option<Duration> {
-        self.proven_at
-    }
-
     /// A notice is a hint: it leads to a read or to nothing.
     pub(super) fn heard(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
         let cursor = self.cursor();
@@ -116,7 +112,7 @@ impl Replica {
             self.quiet(now);
             self.fetch_soon();
         } else {
-            self.proven_at = Some(sent);
+            self.proven(sent);
             self.verify(now, true);
         }
         if let (Some(why), Link::Up(session)) = (&head.deaf, &mut self.link)
@@ -172,7 +168,7 @@ impl Replica {
         } else if page.more {
             self.fetch_soon();
         } else if page.anchor.is_some() {
-            self.proven_at = Some(sent);
+            self.proven(sent);
         }
         if found {
             self.quiet(now);
@@ -323,7 +319,7 @@ impl Replica {
     fn load(&mut self, loaded: Loaded, sent: Duration) {
         self.repair.loaded(loaded.audit);
         self.begin(loaded.cursor, loaded.entries, false);
-        self.proven_at = Some(sent);
+        self.proven(sent);
     }
 
     /// Shows a state that was kept outside the database. It proves nothing, and the whole table is owed: only what the
@@ -376,11 +372,7 @@ impl Replica {
             return;
         }
         if demand.cause == ResyncCause::Fork && cursor == ours {
-            self.fork_refuted();
-            if !demand.tickets.is_empty() {
-                let cause = ResyncCause::Asked;
-                self.repair.demand(Demand { cause, ..demand });
-            }
+            self.ours_after_all(demand);
             return;
         }
         let Some(epoch) = self.epoch_of(now, cursor, &demand) else {
@@ -408,10 +400,19 @@ impl Replica {
             restored: false,
         };
         let after = state.checksum();
-        self.proven_at = Some(sent);
+        self.proven(sent);
         self.publish_resync(changes, cause, before, after);
         let changed = self.repair.last_changed;
         self.repair.done(&mut self.actions, Some(demand), changed);
+    }
+
+    /// What was taken for another history is ours. Whoever asked for a resync meanwhile still gets one.
+    fn ours_after_all(&mut self, demand: Demand) {
+        self.fork_refuted();
+        if !demand.tickets.is_empty() {
+            let cause = ResyncCause::Asked;
+            self.repair.demand(Demand { cause, ..demand });
+        }
     }
 }
 

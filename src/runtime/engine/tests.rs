@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 
 use super::*;
 use crate::core::replica::{Publication, ResyncCause};
-use crate::core::{Cause, Change, ChangeSet, DecodeError, Entry, RevisionId, Value};
+use crate::core::{Cause, Change, ChangeSet, DecodeError, Entry, Epoch, RevisionId, Value};
 
 fn engine() -> Arc<Engine> {
     let interval = Duration::from_secs(3_600);

@@ -3,16 +3,32 @@
 use std::sync::atomic::Ordering;
 
 use super::Engine;
+use crate::core::Epoch;
 use crate::core::notice::Notice;
 
 /// A transaction under way. When it ends, the driver hands on the notices that were kept for its answer.
-pub(crate) struct UnderWay<'a>(&'a Engine);
+pub(crate) struct UnderWay<'a> {
+    engine: &'a Engine,
+    /// The epoch that was shown when it began.
+    shown: Option<Epoch>,
+}
+
+impl UnderWay<'_> {
+    /// Whether the epoch of its answer was shown when it began. Then another one that is shown by now began after it.
+    pub(crate) fn followed(&self, answered: Epoch) -> bool {
+        self.shown == Some(self.engine.replica().shown_epoch(answered))
+    }
+}
 
 impl Engine {
     /// Says that a transaction is under way, for as long as what it returns lives.
     pub(crate) fn write_begins(&self) -> UnderWay<'_> {
         self.writing.fetch_add(1, Ordering::AcqRel);
-        UnderWay(self)
+        let shown = self.shown.borrow().map(|cursor| cursor.epoch);
+        UnderWay {
+            engine: self,
+            shown,
+        }
     }
 
     /// Whether one is under way.
@@ -34,7 +50,7 @@ impl Engine {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.writing.fetch_sub(1, Ordering::AcqRel);
-        self.0.rescheduled.notify_one();
+        self.engine.writing.fetch_sub(1, Ordering::AcqRel);
+        self.engine.rescheduled.notify_one();
     }
 }

@@ -282,14 +282,15 @@ impl Shared {
             mut caller,
             ..
         } = waiting;
-        let _under_way = self.engine.write_begins();
+        let under_way = self.engine.write_begins();
         let answer = tokio::select! {
             answer = self.store.write(&request) => answer,
             () = self.given_up(std::slice::from_mut(&mut caller)) => return,
         };
         caller.tell(answer.map(|answer| {
             let writes = u64::from(answer.answered.is_news());
-            let followed = self.engine.committed(answer.committed, writes);
+            self.engine.committed(answer.committed, writes);
+            let followed = under_way.followed(answer.answered.cursor.epoch);
             (answer.answered, followed)
         }));
     }
@@ -303,7 +304,7 @@ impl Shared {
             .map(|waiting| (waiting.request, waiting.caller))
             .unzip();
         let borrowed: Vec<&WriteRequest> = requests.iter().collect();
-        let _under_way = self.engine.write_begins();
+        let under_way = self.engine.write_begins();
         let answer = tokio::select! {
             answer = self.store.write_group(&borrowed) => answer,
             () = self.given_up(&mut callers) => return Vec::new(),
@@ -314,11 +315,12 @@ impl Shared {
                 let news =
                     |member: &&Member| matches!(member, Member::Answered(one) if one.is_news());
                 let writes = answer.members.iter().filter(news).count();
-                let followed = self.engine.committed(answer.committed, writes as u64);
+                self.engine.committed(answer.committed, writes as u64);
                 let mut again = Vec::new();
                 for ((request, caller), member) in pairs.zip(answer.members) {
                     match member {
                         Member::Answered(answered) => {
+                            let followed = under_way.followed(answered.cursor.epoch);
                             caller.tell(Ok((answered, followed)));
                         }
                         Member::Refused(error) => caller.tell(Err(error)),

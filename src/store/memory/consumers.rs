@@ -9,7 +9,7 @@ use super::content::Content;
 use crate::core::{Cursor, Revision, RevisionId};
 use crate::error::{Error, Result};
 use crate::status::SlowConsumer;
-use crate::store::consumers::{Advanced, Consumers, MAX_CONSUMERS, Place, Standing, Start};
+use crate::store::consumers::{Advanced, Consumers, MAX_CONSUMERS, Place, Start};
 
 /// Where a consumer is, and when it was last moved.
 #[derive(Clone, Copy)]
@@ -57,31 +57,10 @@ impl Content {
             && (to.revision == Revision::ZERO || known.is_none_or(|known| known == to.id))
     }
 
-    /// How the consumer at a place is slow, if it is.
-    fn slow(
-        &self,
-        place: &Place,
-        now: SystemTime,
-        danger: Duration,
-        end: Duration,
-    ) -> Option<SlowConsumer> {
-        let trimmed_in = match place.standing() {
-            Standing::TooOld | Standing::OtherHistory => None,
-            Standing::Follows => {
-                let next = self.journal.get(&place.cursor.revision.next())?;
-                let age = now.duration_since(next.at).unwrap_or_default();
-                if age <= danger {
-                    return None;
-                }
-                Some(end.saturating_sub(age))
-            }
-        };
-        Some(SlowConsumer {
-            name: place.name.clone(),
-            revision: place.cursor.revision,
-            behind: place.behind(),
-            trimmed_in,
-        })
+    /// How old the revision after a place is, where the journal has one.
+    fn next_age(&self, place: &Place, now: SystemTime) -> Option<Duration> {
+        let next = self.journal.get(&place.cursor.revision.next())?;
+        Some(now.duration_since(next.at).unwrap_or_default())
     }
 }
 
@@ -149,7 +128,8 @@ impl Consumers for MemoryStore {
         let places = content.consumers.iter();
         let mut slow: Vec<SlowConsumer> = places
             .filter_map(|(name, stand)| {
-                content.slow(&content.place(name, *stand), now, danger, end)
+                let place = content.place(name, *stand);
+                place.slow(content.next_age(&place, now), danger, end)
             })
             .collect();
         slow.sort_by_key(|slow| (slow.trimmed_in.is_none(), slow.trimmed_in));

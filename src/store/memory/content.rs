@@ -10,10 +10,10 @@ use crate::core::replica::{AuditReport, Committed};
 use crate::core::{
     Cursor, Entry, Epoch, Journaled, JournaledChange, Key, Revision, RevisionId, Value,
 };
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::store::sources::micros;
 use crate::store::{Answered, Mailbox, RecordedChange, Sources, WriteRequest};
-use crate::write::{Item, Precondition, WrittenKey};
+use crate::write::{Item, WrittenKey};
 
 pub(super) struct Content {
     pub(super) epoch: Epoch,
@@ -109,29 +109,7 @@ impl Content {
 
     pub(super) fn check(&self, item: &Item) -> Result<()> {
         let present = self.entries.get(&item.key).map(|row| row.revision);
-        let (holds, expected) = match item.precondition {
-            None => return Ok(()),
-            Some(Precondition::Absent) => (present.is_none(), "absent".to_owned()),
-            Some(Precondition::Present) => (present.is_some(), "present".to_owned()),
-            Some(Precondition::Revision(revision)) => {
-                (present == Some(revision), format!("at revision {revision}"))
-            }
-        };
-        let actual = present.map_or_else(
-            || "absent".to_owned(),
-            |revision| format!("at revision {revision}"),
-        );
-        if holds {
-            Ok(())
-        } else {
-            Err(Kind::Conflict {
-                key: item.key.clone(),
-                expected,
-                actual,
-                at: present,
-            }
-            .into())
-        }
+        item.refusal(present.is_some(), present).map_or(Ok(()), Err)
     }
 
     /// The revision that an earlier write under an idempotency key made.

@@ -87,7 +87,12 @@ impl Admin {
         Ok((old, new.ok_or_else(|| rows::strange(what))?))
     }
 
-    async fn connect(&self) -> Result<(Lent, Names)> {
+    /// The settings of the store.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.store.settings
+    }
+
+    pub(super) async fn connect(&self) -> Result<(Lent, Names)> {
         let client = self.store.client("connecting").await?;
         let names = self.store.names(&client).await?;
         Ok((client, names))

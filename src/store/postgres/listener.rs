@@ -1,10 +1,9 @@
-//! The session that listens and reads: one connection of its own, whose socket is always drained.
+//! The session that listens and reads, on a line of its own or on one of several stores.
 //!
 //! Guarantees: notices reach the mailbox however long a query takes; the end of the connection is told; a stream that
 //! stalls is given up after [`STALL`].
 
-use std::future::{Future, poll_fn};
-use std::ops::DerefMut;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
@@ -12,19 +11,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
 use tokio::sync::{Mutex, OnceCell};
-use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{
-    AsyncMessage, Client, IsolationLevel, RowStream, SimpleQueryMessage, Statement,
-};
+use tokio_postgres::{Client, IsolationLevel, RowStream, SimpleQueryMessage, Statement};
 
-use super::connect::{Address, Role};
+use super::connect::Address;
 use super::identifier::quote;
+use super::line::{Line, Lines};
 use super::load::{Arrived, load};
 use super::paging::{Pace, Paging};
 use super::queries::Queries;
-use super::{address, fault, rows};
+use super::{fault, rows};
 use crate::core::Revision;
 use crate::core::replica::{Head, Loaded, Page};
 use crate::error::{Error, Result};
@@ -45,14 +42,11 @@ pub(super) const SERVER: &str = "SELECT pg_catalog.pg_backend_pid()";
 /// Why notices do not arrive through one.
 const POOLER: &str = "a transaction pooler hands this session from one server connection to another, and notices do not follow; set listen_database_url to a direct address";
 
-/// How long a connection may take to say good-bye.
-const FAREWELL: Duration = Duration::from_millis(500);
-
-/// A connection of our own, or one taken from a pool.
-type Held = Box<dyn DerefMut<Target = Client> + Send + Sync>;
-
 pub(super) struct PgListener {
-    client: Mutex<Option<Held>>,
+    /// Empty once it is closed.
+    line: Mutex<Option<Arc<Line>>>,
+    /// Where a connection for the whole table is opened, if others may join the line.
+    lines: Option<Arc<Lines>>,
     hold: String,
     head: String,
     page: String,
@@ -74,37 +68,26 @@ pub(super) struct PgListener {
     /// Whether the session is to stay only while the server takes writes.
     must_write: bool,
     mailbox: Arc<Mailbox>,
-    socket: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl PgListener {
-    /// Opens a connection of its own and keeps its socket drained.
+    /// Opens a connection of its own.
     pub(super) async fn connect(
         address: &Address,
         queries: &Queries,
         channel: &str,
     ) -> Result<Self> {
-        let what = "opening the listening session";
-        let (client, mut connection) = address
-            .open(Role::Listener)
-            .await
-            .map_err(|error| fault::read(what, &error))?;
         let mailbox = Arc::new(Mailbox::default());
-        let drain = mailbox.clone();
-        let socket = tokio::spawn(async move {
-            loop {
-                match poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(notice))) => drain.put(notice.payload()),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return drain.lose(address::cause(&error)),
-                    None => return drain.lose("the connection was closed"),
-                }
-            }
-        });
-        let client: Held = Box::new(Box::new(client));
-        let mut session = Self::new(client, queries, Some(channel), mailbox, Some(socket));
-        session.must_write = address.must_write();
-        session.pooled = address.without_settings().into();
+        let line = Line::own(address, channel, &mailbox).await?;
+        Ok(Self::new(line, queries, mailbox).on(channel, address))
+    }
+
+    /// Listens on the connection of several stores.
+    pub(super) async fn join(lines: &Arc<Lines>, queries: &Queries, channel: &str) -> Result<Self> {
+        let mailbox = Arc::new(Mailbox::default());
+        let line = lines.join(channel, &mailbox).await?;
+        let mut session = Self::new(line, queries, mailbox).on(channel, lines.address());
+        session.lines = Some(lines.clone());
         Ok(session)
     }
 
@@ -116,18 +99,14 @@ impl PgListener {
 
     /// A session of a pool, which drops notices: it only reads.
     pub(super) fn deaf(client: ClientWrapper, queries: &Queries) -> Self {
-        Self::new(Box::new(client), queries, None, Arc::default(), None)
+        let line = Line::deaf(Box::new(client));
+        Self::new(Arc::new(line), queries, Arc::default())
     }
 
-    fn new(
-        client: Held,
-        queries: &Queries,
-        channel: Option<&str>,
-        mailbox: Arc<Mailbox>,
-        socket: Option<JoinHandle<()>>,
-    ) -> Self {
+    fn new(line: Arc<Line>, queries: &Queries, mailbox: Arc<Mailbox>) -> Self {
         Self {
-            client: Mutex::new(Some(client)),
+            line: Mutex::new(Some(line)),
+            lines: None,
             hold: queries.hold.clone(),
             head: queries.head.clone(),
             page: queries.page.clone(),
@@ -138,11 +117,18 @@ impl PgListener {
             listening: AtomicI32::new(0),
             entries: queries.entries.clone(),
             keys: queries.keys.clone(),
-            channel: channel.map(str::to_owned),
+            channel: None,
             must_write: false,
             mailbox,
-            socket: Mutex::new(socket),
         }
+    }
+
+    /// Notes what it listens on, and what its address says.
+    fn on(mut self, channel: &str, address: &Address) -> Self {
+        self.channel = Some(channel.to_owned());
+        self.must_write = address.must_write();
+        self.pooled = address.without_settings().into();
+        self
     }
 }
 
@@ -150,8 +136,8 @@ impl PgListener {
     /// The server's process that answers now; it stays the same unless a pooler is in between.
     pub(super) async fn server(&self) -> Result<i32> {
         let what = "looking for a pooler";
-        let client = self.client.lock().await;
-        let client = client.as_ref().ok_or_else(gone)?;
+        let line = self.line.lock().await;
+        let client = line.as_ref().ok_or_else(gone)?;
         let rows = moving(what, client.query_typed(SERVER, &[])).await?;
         let found = rows.first().and_then(|row| row.try_get(0).ok());
         found.ok_or_else(|| rows::strange(what))
@@ -178,8 +164,8 @@ impl PgListener {
 
     async fn read_page(&self, after: Revision) -> Result<Page> {
         let what = "reading the journal";
-        let client = self.client.lock().await;
-        let client = client.as_ref().ok_or_else(gone)?;
+        let line = self.line.lock().await;
+        let client = line.as_ref().ok_or_else(gone)?;
         let rows = self.pace.rows();
         let planned = match self.mailbox.in_use() && !self.pooled.load(Ordering::Relaxed) {
             true => moving(what, self.planned(client, after, rows)).await?,
@@ -226,6 +212,34 @@ impl PgListener {
     }
 }
 
+impl PgListener {
+    /// Reads the whole table on a connection, at one moment.
+    async fn load(&self, client: &mut Client) -> Result<Loaded> {
+        let what = "reading the table";
+        // Head and entries must be of one moment; dropping the transaction early rolls it back.
+        let view = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true);
+        let view = moving(what, view.start()).await?;
+        // This session reads no table whole otherwise.
+        let hold = format!("{}; SET LOCAL enable_seqscan = on", self.hold);
+        moving(what, view.batch_execute(&hold)).await?;
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
+        let head = moving(what, view.query_typed(&self.head, &params)).await?;
+        let row = head.first().ok_or_else(|| rows::strange(what))?;
+        refuse_standby(what, row)?;
+        let cursor = rows::cursor(row).ok_or_else(|| rows::strange(what))?;
+        let entries = load(what, &view, &self.entries, &self.keys).await?;
+        moving(what, view.commit()).await?;
+        Ok(Loaded {
+            cursor,
+            audit: rows::audit(row),
+            entries,
+        })
+    }
+}
+
 #[async_trait]
 impl Listener for PgListener {
     async fn listen(&self) -> Result<()> {
@@ -239,8 +253,8 @@ impl Listener for PgListener {
             return Err(Error::refused("LISTEN", POOLER));
         }
         let sql = format!("LISTEN {}", quote(channel));
-        let client = self.client.lock().await;
-        let client = client.as_ref().ok_or_else(gone)?;
+        let line = self.line.lock().await;
+        let client = line.as_ref().ok_or_else(gone)?;
         if self.listen_on(client, &sql).await.is_err() {
             // Releases before 18.2, 17.8, 16.12 … can refuse LISTEN after a vacuum until the queue's tail moves, which
             // this function makes it do.
@@ -258,8 +272,8 @@ impl Listener for PgListener {
 
     async fn head(&self, own: Revision) -> Result<Head> {
         let what = "the head check";
-        let client = self.client.lock().await;
-        let client = client.as_ref().ok_or_else(gone)?;
+        let line = self.line.lock().await;
+        let client = line.as_ref().ok_or_else(gone)?;
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&rows::number(own), Type::INT8)];
         let found = client
             .query_typed(&self.head, &params)
@@ -296,30 +310,18 @@ impl Listener for PgListener {
     }
 
     async fn snapshot(&self) -> Result<Loaded> {
-        let what = "reading the table";
-        let mut client = self.client.lock().await;
-        let client = client.as_mut().ok_or_else(gone)?;
-        // Head and entries must be of one moment; dropping the transaction early rolls it back.
-        let view = client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead)
-            .read_only(true);
-        let view = moving(what, view.start()).await?;
-        // This session reads no table whole otherwise.
-        let hold = format!("{}; SET LOCAL enable_seqscan = on", self.hold);
-        moving(what, view.batch_execute(&hold)).await?;
-        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&0i64, Type::INT8)];
-        let head = moving(what, view.query_typed(&self.head, &params)).await?;
-        let row = head.first().ok_or_else(|| rows::strange(what))?;
-        refuse_standby(what, row)?;
-        let cursor = rows::cursor(row).ok_or_else(|| rows::strange(what))?;
-        let entries = load(what, &view, &self.entries, &self.keys).await?;
-        moving(what, view.commit()).await?;
-        Ok(Loaded {
-            cursor,
-            audit: rows::audit(row),
-            entries,
-        })
+        if let Some(lines) = &self.lines {
+            // On the line others would find themselves in this view of the database, or wait behind it.
+            let mut line = Line::open(lines.address()).await?;
+            let loaded = self.load(line.client_mut()).await;
+            line.close().await;
+            return loaded;
+        }
+        let mut line = self.line.lock().await;
+        let line = line.as_mut().ok_or_else(gone)?;
+        // Nobody else has one that is its own.
+        let line = Arc::get_mut(line).ok_or_else(gone)?;
+        self.load(line.client_mut()).await
     }
 
     async fn heard(&self) -> Vec<Heard> {
@@ -327,23 +329,13 @@ impl Listener for PgListener {
     }
 
     async fn close(&self) {
-        // Without its client the connection says good-bye by itself; a frozen one is cut.
-        drop(self.client.lock().await.take());
-        let Some(mut socket) = self.socket.lock().await.take() else {
+        let Some(line) = self.line.lock().await.take() else {
             return;
         };
-        if tokio::time::timeout(FAREWELL, &mut socket).await.is_err() {
-            socket.abort();
-            // The end of an aborted task is all there is to learn.
-            drop(socket.await);
-        }
-    }
-}
-
-impl Drop for PgListener {
-    fn drop(&mut self) {
-        if let Some(socket) = self.socket.get_mut().take() {
-            socket.abort();
+        // Whoever closes it may have found it dead.
+        line.give_up();
+        if let Some(line) = Arc::into_inner(line) {
+            line.close().await;
         }
     }
 }

@@ -10,6 +10,8 @@ mod address;
 pub(crate) mod admin;
 mod connect;
 mod consumers;
+#[cfg(feature = "cli")]
+mod doctor;
 mod dsn;
 mod fault;
 mod fold;
@@ -17,6 +19,7 @@ mod hosts;
 pub(crate) mod identifier;
 pub(crate) mod joined;
 mod lent;
+mod line;
 mod listener;
 mod load;
 pub(crate) mod migrate;
@@ -53,6 +56,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use self::connect::Address;
 use self::lent::Lent;
+use self::line::Lines;
 use self::listener::PgListener;
 use self::paging::Pace;
 use self::prepare::Prepared;
@@ -75,6 +79,8 @@ pub(crate) struct PostgresStore {
     apart: bool,
     /// Where to LISTEN; without it the session is taken from the pool and polls.
     address: Option<Arc<Address>>,
+    /// The connection to LISTEN on that it has in common with other stores.
+    lines: Option<Arc<Lines>>,
     description: String,
     identity: Option<String>,
     settings: Settings,
@@ -125,6 +131,7 @@ impl PostgresStore {
             opened_at,
             apart,
             address: listen.or(url),
+            lines: None,
             description,
             identity,
             settings,
@@ -179,7 +186,10 @@ impl Store for PostgresStore {
         let names = (&prepared.queries, prepared.channel.as_str());
         let listener = match &self.address {
             Some(address) => {
-                let listener = PgListener::connect(address, names.0, names.1).await?;
+                let listener = match &self.lines {
+                    Some(lines) => PgListener::join(lines, names.0, names.1).await?,
+                    None => PgListener::connect(address, names.0, names.1).await?,
+                };
                 let listener = listener.paced(&self.pace);
                 if self.apart {
                     self.same_store(&listener).await?;

@@ -14,7 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::writing::Columns;
 use super::{PostgresStore, fault, rows};
 use crate::core::replica::Committed;
-use crate::core::{Cursor, Entry, Journaled, JournaledChange, Value};
+use crate::core::{Cursor, Entry, Journaled, JournaledChange, RevisionId, Value};
 use crate::error::{Error, Result};
 use crate::store::{Answered, GroupAnswer, Member, WriteAnswer, WriteRequest};
 use crate::write::{Item, WrittenKey};
@@ -100,41 +100,85 @@ impl PostgresStore {
 }
 
 /// The row of `put_group.sql` that made a revision.
-fn group_answer(requests: &[&WriteRequest], row: &Row, instance: u64) -> Option<GroupAnswer> {
-    let cursor = Cursor {
-        epoch: row.try_get::<_, &str>(2).ok()?.parse().ok()?,
-        revision: rows::revision(row.try_get(0).ok()?)?,
-        id: row.try_get::<_, &str>(1).ok()?.parse().ok()?,
-    };
-    let at_micros: i64 = row.try_get(3).ok()?;
-    let texts: Vec<&str> = row.try_get(5).ok()?;
-    let changed: Option<Vec<bool>> = row.try_get(6).ok()?;
-    let revisions: Option<Vec<Option<i64>>> = row.try_get(7).ok()?;
-    let updated: Option<Vec<i64>> = row.try_get(8).ok()?;
+struct Made<'a> {
+    cursor: Cursor,
+    anchor: Option<RevisionId>,
+    at_micros: i64,
+    /// What is now stored, in the order of the keys.
+    texts: Vec<&'a str>,
+    /// This and what follows is `None` where all of them changed.
+    changed: Option<Vec<bool>>,
+    revisions: Option<Vec<Option<i64>>>,
+    updated: Option<Vec<i64>>,
+}
 
-    let mut changes = Vec::with_capacity(texts.len());
-    let mut written = |place: usize, item: &Item| {
-        let text: &str = texts.get(place)?;
-        let changed = match &changed {
+impl<'a> Made<'a> {
+    fn read(row: &'a Row) -> Option<Self> {
+        let anchor: Option<&str> = row.try_get(4).ok()?;
+        Some(Self {
+            cursor: Cursor {
+                epoch: row.try_get::<_, &str>(2).ok()?.parse().ok()?,
+                revision: rows::revision(row.try_get(0).ok()?)?,
+                id: row.try_get::<_, &str>(1).ok()?.parse().ok()?,
+            },
+            anchor: anchor.and_then(|id| id.parse().ok()),
+            at_micros: row.try_get(3).ok()?,
+            texts: row.try_get(5).ok()?,
+            changed: row.try_get(6).ok()?,
+            revisions: row.try_get(7).ok()?,
+            updated: row.try_get(8).ok()?,
+        })
+    }
+
+    /// What became of the item at a place.
+    fn written(&self, place: usize, item: &Item) -> Option<WrittenKey> {
+        let changed = match &self.changed {
             Some(changed) => *changed.get(place)?,
             None => true,
         };
         let (at, updated) = if changed {
-            changes.push(JournaledChange {
-                key: item.key.clone(),
-                new: Some(Arc::from(text)),
-            });
-            (cursor.revision, at_micros)
+            (self.cursor.revision, self.at_micros)
         } else {
-            let at = revisions.as_ref()?.get(place)?.and_then(rows::revision);
-            (at.unwrap_or_default(), *updated.as_ref()?.get(place)?)
+            let at = self.revisions.as_ref()?.get(place)?;
+            let at = at.and_then(rows::revision).unwrap_or_default();
+            (at, *self.updated.as_ref()?.get(place)?)
         };
-        let entry = Entry::new(item.key.clone(), Value::stored(text), at, updated);
+        let value = Value::stored(self.texts.get(place)?);
+        let entry = Entry::new(item.key.clone(), value, at, updated);
         Some(WrittenKey {
             key: item.key.clone(),
             entry: Some(Arc::new(entry)),
             changed,
         })
+    }
+
+    fn committed(&self, changes: Vec<JournaledChange>, instance: u64) -> Committed {
+        Committed {
+            epoch: self.cursor.epoch,
+            anchor: self.anchor,
+            journaled: Journaled {
+                revision: self.cursor.revision,
+                id: self.cursor.id,
+                at_micros: self.at_micros,
+                origin: Some(instance),
+                changes,
+            },
+        }
+    }
+}
+
+fn group_answer(requests: &[&WriteRequest], row: &Row, instance: u64) -> Option<GroupAnswer> {
+    let made = Made::read(row)?;
+    let mut changes = Vec::with_capacity(made.texts.len());
+    let mut written = |place: usize, item: &Item| {
+        let written = made.written(place, item)?;
+        if written.changed {
+            changes.push(JournaledChange {
+                key: item.key.clone(),
+                new: Some(Arc::from(*made.texts.get(place)?)),
+            });
+        }
+        Some(written)
     };
     let mut places = 0..;
     let mut members = Vec::with_capacity(requests.len());
@@ -146,29 +190,14 @@ fn group_answer(requests: &[&WriteRequest], row: &Row, instance: u64) -> Option<
             .collect();
         let keys = keys?;
         members.push(Member::Answered(Answered {
-            cursor,
+            cursor: made.cursor,
             changed: keys.iter().any(|key| key.changed),
             replayed: false,
             keys,
         }));
     }
-    let journaled = Journaled {
-        revision: cursor.revision,
-        id: cursor.id,
-        at_micros,
-        origin: Some(instance),
-        changes,
-    };
-    let committed = Committed {
-        epoch: cursor.epoch,
-        anchor: row
-            .try_get::<_, Option<&str>>(4)
-            .ok()?
-            .and_then(|id| id.parse().ok()),
-        journaled,
-    };
     Some(GroupAnswer {
-        committed: Some(committed),
+        committed: Some(made.committed(changes, instance)),
         members,
     })
 }

@@ -1,6 +1,8 @@
-//! A pool that several stores of a process write through.
+//! A pool that several stores of a process write through, and the connection that they listen on.
 //!
-//! Guarantees: it is closed when the last store that holds it is closed or dropped, not before, and then at once.
+//! Guarantees: the pool is closed when the last store that holds it is closed or dropped, not before, and then at once. A
+//! server wakes every session that listens whenever anything is told in its database, so stores that it is to know
+//! by the same name have one session between them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,6 +11,7 @@ use deadpool_postgres::Pool;
 
 use super::PostgresStore;
 use super::connect::Address;
+use super::line::Lines;
 use crate::error::Result;
 use crate::settings::Settings;
 
@@ -27,6 +30,9 @@ struct Owned {
     pool: Pool,
     /// Where its connections lead, and what they showed to be on the way.
     opened_at: Option<Arc<Address>>,
+    lines: Option<Arc<Lines>>,
+    /// The name that the server knows the line by.
+    instance_name: Option<String>,
 }
 
 impl SharedPool {
@@ -34,6 +40,8 @@ impl SharedPool {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
         let store = PostgresStore::new(settings, None, 0)?;
         Ok(Self(Arc::new(Owned {
+            lines: store.address.map(|address| Arc::new(Lines::new(address))),
+            instance_name: settings.instance_name.clone(),
             pool: store.pool,
             opened_at: store.opened_at,
         })))
@@ -55,7 +63,9 @@ impl PostgresStore {
     pub(crate) fn sharing(settings: &Settings, pool: SharedPool, instance: u64) -> Result<Self> {
         // As one with a pool of its own, which has connected to nothing, but for the pool.
         let store = Self::new(settings, None, instance)?;
+        let together = settings.instance_name == pool.0.instance_name;
         Ok(Self {
+            lines: pool.0.lines.clone().filter(|_| together),
             pool: pool.0.pool.clone(),
             own_pool: false,
             opened_at: pool.0.opened_at.clone(),

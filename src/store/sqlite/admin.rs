@@ -18,7 +18,7 @@ const UNINSTALL: &str = include_str!("../../../sql/sqlite/uninstall.sql");
 
 /// A store's file, to be administered.
 pub(crate) struct Admin {
-    store: SqliteStore,
+    pub(super) store: SqliteStore,
     table: String,
 }
 

@@ -11,7 +11,7 @@ use super::fault::{Failure, Outcome};
 use crate::core::{Cursor, Revision, RevisionId};
 use crate::error::{Error, Result};
 use crate::status::SlowConsumer;
-use crate::store::consumers::{Advanced, Consumers, MAX_CONSUMERS, Place, Standing, Start};
+use crate::store::consumers::{Advanced, Consumers, MAX_CONSUMERS, Place, Start};
 
 #[async_trait]
 impl Consumers for SqliteStore {
@@ -48,7 +48,7 @@ impl Consumers for SqliteStore {
             let places = bench.places(None)?;
             let slow = places
                 .into_iter()
-                .filter_map(|(place, next)| slow(&place, next, now, danger, end));
+                .filter_map(|(place, next)| place.slow(next.map(|at| age(now, at)), danger, end));
             let mut slow: Vec<SlowConsumer> = slow.collect();
             slow.sort_by_key(|slow| (slow.trimmed_in.is_none(), slow.trimmed_in));
             Ok(slow)
@@ -162,29 +162,7 @@ fn place(row: &Row<'_>) -> Outcome<Place> {
     })
 }
 
-/// How the consumer at a place is slow, if it is.
-fn slow(
-    place: &Place,
-    next: Option<i64>,
-    now: i64,
-    danger: Duration,
-    end: Duration,
-) -> Option<SlowConsumer> {
-    let trimmed_in = match place.standing() {
-        Standing::TooOld | Standing::OtherHistory => None,
-        Standing::Follows => {
-            let age = u64::try_from(now.saturating_sub(next?)).unwrap_or(0);
-            let age = Duration::from_micros(age);
-            if age <= danger {
-                return None;
-            }
-            Some(end.saturating_sub(age))
-        }
-    };
-    Some(SlowConsumer {
-        name: place.name.clone(),
-        revision: place.cursor.revision,
-        behind: place.behind(),
-        trimmed_in,
-    })
+/// How long ago a time was, both in microseconds since 1970.
+fn age(now: i64, at: i64) -> Duration {
+    Duration::from_micros(u64::try_from(now.saturating_sub(at)).unwrap_or(0))
 }

@@ -91,7 +91,7 @@ impl Desk {
         let same = |opened: &Opened| opened.file == present;
         let opened = match self.opened.take().filter(same) {
             Some(opened) => opened,
-            None => self.open(what)?,
+            None => self.open(what, present)?,
         };
         Ok(&self.opened.insert(opened).connection)
     }
@@ -153,7 +153,8 @@ impl Desk {
         })
     }
 
-    fn open(&mut self, what: &str) -> Result<Opened> {
+    /// Opens the file that has the name; `before` is the one that had it just now.
+    fn open(&mut self, what: &str, before: Option<FileId>) -> Result<Opened> {
         let shared = &self.shared;
         let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX
             | match (shared.read_only, shared.may_create.load(Ordering::Acquire)) {
@@ -175,7 +176,9 @@ impl Desk {
         let connection = open().map_err(|failure| failure.told(what))?;
         *lock(&self.interrupt) = Some(connection.get_interrupt_handle());
         self.openings += 1;
-        let file = file_id(&self.shared.path);
+        // Not the one afterwards: a file that took the place of this one meanwhile would pass for it. Where there was none,
+        // it was made by the opening.
+        let file = before.or_else(|| file_id(&self.shared.path));
         Ok(Opened { connection, file })
     }
 }

@@ -8,10 +8,9 @@ use rusqlite::{Connection, params};
 use super::SqliteStore;
 use super::bench::{Bench, bytes, parsed, revision, shown, some};
 use super::fault::{Failure, Outcome};
-use crate::core::{Cursor, Epoch, Key, Revision, Value, canonical};
+use crate::core::{Cursor, Epoch, Key, Revision};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Joined, WriteRequest};
-use crate::write::{Item, Precondition};
 
 /// A key as the caller's transaction sees it.
 struct State {
@@ -56,18 +55,22 @@ impl Bench<'_> {
         let mut wanted = Vec::with_capacity(request.items.len());
         for item in &request.items {
             let state = self.state(&item.key)?;
-            if let Some(refusal) = refusal(item, &state) {
+            let numbered = state.revision.filter(|_| state.present && !state.newer);
+            if let Some(refusal) = item.refusal(state.present, numbered) {
                 return Err(refusal.into());
             }
-            let text = item.value.as_ref().map(Value::as_json);
-            let text = text.map(canonical).transpose().map_err(|error| {
-                let key = item.key.clone();
-                Error::from(Kind::Value { key, error })
-            })?;
-            wanted.push((item.key.clone(), state.text, text));
+            wanted.push((item, state.text));
         }
-        let mut changed = Vec::new();
-        for (key, _, text) in wanted.into_iter().filter(|(_, old, new)| old != new) {
+        // All conditions before any value, as everywhere, and all values before the first is written.
+        let mut texts = Vec::with_capacity(wanted.len());
+        for (item, old) in wanted {
+            let text = item.canonical()?;
+            if text.as_deref() != old.as_deref() {
+                texts.push((item.key.clone(), text));
+            }
+        }
+        let mut changed = Vec::with_capacity(texts.len());
+        for (key, text) in texts {
             match text {
                 Some(text) => {
                     let row = params![key.as_str(), text, shown(self.now())];
@@ -122,34 +125,6 @@ impl Bench<'_> {
         };
         Ok((epoch, cursor))
     }
-}
-
-/// Why a condition does not hold, if it does not.
-fn refusal(item: &Item, state: &State) -> Option<Error> {
-    let numbered = state.revision.filter(|_| state.present && !state.newer);
-    let (holds, expected) = match item.precondition? {
-        Precondition::Absent => (!state.present, "absent".to_owned()),
-        Precondition::Present => (state.present, "present".to_owned()),
-        Precondition::Revision(at) => (
-            numbered == Some(at) && at > Revision::ZERO,
-            format!("at revision {at}"),
-        ),
-    };
-    if holds {
-        return None;
-    }
-    let actual = match (state.present, numbered) {
-        (false, _) => "absent".to_owned(),
-        (true, Some(at)) => format!("at revision {at}"),
-        (true, None) => "written since, without a revision yet".to_owned(),
-    };
-    let conflict = Kind::Conflict {
-        key: item.key.clone(),
-        expected,
-        actual,
-        at: numbered,
-    };
-    Some(conflict.into())
 }
 
 /// That a store is not one that a transaction of SQLite can join.

@@ -13,7 +13,7 @@ use rusqlite::params;
 use super::bench::{Bench, bytes};
 use super::desk::Desk;
 use super::fault::Outcome;
-use super::queries::Names;
+use super::queries::{MIGRATION, Names, TABLES, TRIGGERS};
 use super::turn::Turn;
 use crate::core::{Epoch, RevisionId};
 use crate::error::{Error, Result};
@@ -36,26 +36,12 @@ pub(super) const MIGRATIONS: [(&str, &str); 2] = [
 
 const JOURNAL: &str = include_str!("../../../sql/sqlite/migrations/0002_journal.sql");
 
-/// What 0001 makes beside the table.
-const TABLES: [&str; 11] = [
-    "head",
-    "meta",
-    "revision",
-    "idempotency",
-    "journal",
-    "key",
-    "pending",
-    "consumer",
-    "notice",
-    "joined",
-    "entries",
-];
-
-/// What 0002 makes.
-const TRIGGERS: [&str; 3] = ["on_insert", "on_update", "on_delete"];
-
 /// What was done to the schema.
 #[derive(Debug, Default)]
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "the command line tells of it")
+)]
 pub(crate) struct Migrated {
     /// Whether the table was there before.
     pub(crate) adopted: bool,
@@ -89,9 +75,7 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
     let mut found = desk.read(PREPARING, look)?;
     if !found.due.is_empty() {
         if !may_migrate {
-            let problem =
-                "the schema is missing or older; start once with the setting migrate = true";
-            return Err(Error::refused(PREPARING, problem));
+            return Err(older());
         }
         // Another process may have been faster.
         (found, migrated) = desk.change(Some(turn), PREPARING, |bench| {
@@ -128,6 +112,20 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
     Ok(migrated)
 }
 
+/// What would be done to the schema, but for migrations, which are refused. Nothing is changed.
+#[cfg(feature = "cli")]
+pub(super) fn examine(desk: &mut Desk) -> Result<Migrated> {
+    let found = desk.read(PREPARING, look)?;
+    if !found.due.is_empty() {
+        return Err(older());
+    }
+    Ok(Migrated {
+        restored: found.dropped,
+        hidden: desk.read(PREPARING, hidden)?,
+        ..Migrated::default()
+    })
+}
+
 /// Some of the rows that can have no revision.
 fn hidden(bench: &Bench<'_>) -> Outcome<Vec<(String, String)>> {
     let names = &bench.shared.names;
@@ -159,7 +157,7 @@ fn look(bench: &Bench<'_>) -> Outcome<Found> {
     }
     let objects = objects(bench)?;
     let is_there = |helper: &&&str| objects.contains(&names.helper(helper));
-    let applied = match objects.contains(&names.helper("migration")) {
+    let applied = match objects.contains(&names.helper(MIGRATION)) {
         true => applied(bench)?,
         false => BTreeMap::new(),
     };
@@ -308,6 +306,11 @@ fn migrate(bench: &Bench<'_>, found: &Found) -> Outcome<()> {
 fn batch(bench: &Bench<'_>, sql: &str) -> Outcome<()> {
     let sql = bench.shared.names.render(sql);
     Ok(bench.connection().execute_batch(&sql)?)
+}
+
+fn older() -> Error {
+    let problem = "the schema is missing or older; start once with the setting migrate = true";
+    Error::refused(PREPARING, problem)
 }
 
 fn newer(major: i64) -> Error {

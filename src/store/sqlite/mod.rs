@@ -10,6 +10,8 @@ pub(crate) mod admin;
 mod bench;
 mod consumers;
 mod desk;
+#[cfg(feature = "cli")]
+mod doctor;
 mod fault;
 pub(crate) mod joined;
 pub(crate) mod migrate;

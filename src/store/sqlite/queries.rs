@@ -1,7 +1,9 @@
 //! The statements, with the store's names in them: one file a statement, one name a file.
 
-/// What stands beside the table carries its name as prefix.
-const HELPERS: [&str; 15] = [
+use crate::store::queries::queries;
+
+/// What 0001 makes beside a store's table (tables, an index and a view), by the ending of its name.
+pub(super) const TABLES: [&str; 11] = [
     "head",
     "meta",
     "revision",
@@ -13,11 +15,13 @@ const HELPERS: [&str; 15] = [
     "notice",
     "joined",
     "entries",
-    "migration",
-    "on_insert",
-    "on_update",
-    "on_delete",
 ];
+
+/// The triggers that 0002 makes, likewise.
+pub(super) const TRIGGERS: [&str; 3] = ["on_insert", "on_update", "on_delete"];
+
+/// The table that records which migrations were run.
+pub(super) const MIGRATION: &str = "migration";
 
 /// The names of one store's tables.
 #[derive(Clone, Debug)]
@@ -50,7 +54,7 @@ impl Names {
             if name == "table" {
                 rendered += &quote(&self.table);
                 rendered += rest;
-            } else if HELPERS.contains(&name) {
+            } else if name == MIGRATION || TABLES.contains(&name) || TRIGGERS.contains(&name) {
                 rendered += &quote(&self.helper(name));
                 rendered += rest;
             } else {
@@ -66,26 +70,7 @@ fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Declares a field for each file of `sql/sqlite/queries`, and how it is made.
-macro_rules! queries {
-    ($($name:ident)*) => {
-        /// The texts of one store's statements.
-        #[derive(Debug)]
-        pub(super) struct Queries {
-            $(pub(super) $name: String,)*
-        }
-
-        impl Queries {
-            pub(super) fn new(names: &Names) -> Self {
-                Self {
-                    $($name: names.render(include_str!(concat!("../../../sql/sqlite/queries/", stringify!($name), ".sql"))),)*
-                }
-            }
-        }
-    };
-}
-
-queries! {
+queries! { "sqlite", Names:
     head watch notices notify hush page history entries fold entry replay journaled
     pending waits blocked settle refuse put rewrite delete journal number_key drop_key revision advance_head
     claim_audit claim_cleanup report_audit altered last_word new_epoch

@@ -39,6 +39,8 @@ fn sources() -> Sources {
     Sources {
         wall: Arc::new(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_785_000_000)),
         random: Arc::new(|| NUMBER.fetch_add(1, Ordering::Relaxed)),
+        #[cfg(feature = "remote")]
+        steady: Arc::new(|| Duration::ZERO),
     }
 }
 

@@ -8,10 +8,10 @@ use super::bench::{Bench, bytes, number, parsed, read_time, revision, shown, som
 use super::fault::Outcome;
 use super::sealing::Draft;
 use crate::core::replica::Committed;
-use crate::core::{Cursor, Entry, Key, Revision, RevisionId, Value, canonical};
-use crate::error::{Error, Kind};
+use crate::core::{Cursor, Entry, Key, Revision, RevisionId, Value};
+use crate::error::Error;
 use crate::store::{Answered, GroupAnswer, Member, RecordedChange, WriteRequest};
-use crate::write::{Item, Precondition, WrittenKey};
+use crate::write::WrittenKey;
 
 /// What is to become of a request.
 enum Judged {
@@ -111,7 +111,8 @@ impl Bench<'_> {
         let mut found = Vec::with_capacity(request.items.len());
         for item in &request.items {
             let present = self.entry(&item.key)?;
-            if let Some(refusal) = refusal(item, present.as_deref()) {
+            let at = present.as_deref().map(Entry::revision);
+            if let Some(refusal) = item.refusal(at.is_some(), at) {
                 return Ok(Judged::Refused(refusal));
             }
             found.push(present);
@@ -119,16 +120,11 @@ impl Bench<'_> {
         // All conditions before any value, as in PostgreSQL.
         let mut all = Vec::with_capacity(request.items.len());
         for (item, present) in request.items.iter().zip(found) {
-            let text = item.value.as_ref().map(Value::as_json);
-            let text = match text.map(canonical).transpose() {
-                Ok(text) => text.map(Arc::from),
-                Err(error) => {
-                    let key = item.key.clone();
-                    return Ok(Judged::Refused(Kind::Value { key, error }.into()));
-                }
-            };
             let key = item.key.clone();
-            all.push(Wanted { key, present, text });
+            match item.canonical() {
+                Ok(text) => all.push(Wanted { key, present, text }),
+                Err(refusal) => return Ok(Judged::Refused(refusal)),
+            }
         }
         Ok(Judged::Written(all))
     }
@@ -214,32 +210,4 @@ fn answered(before: Cursor, wanted: Vec<Wanted>, made: Option<&Committed>) -> An
         replayed: false,
         keys,
     }
-}
-
-/// Why a condition does not hold, if it does not.
-fn refusal(item: &Item, present: Option<&Entry>) -> Option<Error> {
-    let present = present.map(Entry::revision);
-    let (holds, expected) = match item.precondition? {
-        Precondition::Absent => (present.is_none(), "absent".to_owned()),
-        Precondition::Present => (present.is_some(), "present".to_owned()),
-        // Revision 0 changed nothing, so no key is at it.
-        Precondition::Revision(revision) => (
-            present == Some(revision) && revision > Revision::ZERO,
-            format!("at revision {revision}"),
-        ),
-    };
-    if holds {
-        return None;
-    }
-    let actual = present.map_or_else(
-        || "absent".to_owned(),
-        |revision| format!("at revision {revision}"),
-    );
-    let conflict = Kind::Conflict {
-        key: item.key.clone(),
-        expected,
-        actual,
-        at: present,
-    };
-    Some(conflict.into())
 }

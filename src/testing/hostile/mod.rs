@@ -17,6 +17,8 @@ mod journal;
 mod kept;
 mod key;
 mod notice;
+#[cfg(feature = "remote")]
+mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,10 @@ pub const TARGETS: &[Target] = &[
     address::ADDRESS,
     journal::JOURNAL,
     kept::STATE_FILE,
+    #[cfg(feature = "remote")]
+    server::NEWS,
+    #[cfg(feature = "remote")]
+    server::STATE,
     #[cfg(feature = "server")]
     http::REQUEST,
     #[cfg(feature = "server")]

@@ -116,6 +116,10 @@ driven! {
     an_address_is_understood_or_refused_and_its_password_never_shown "address"
     rows_of_the_journal_lead_to_the_state_they_say_or_to_none "journal"
     a_state_file_is_read_as_it_was_written_or_not_at_all "state_file"
+    #[cfg(feature = "remote")]
+    what_a_server_tells_is_a_history_or_nothing "server_news"
+    #[cfg(feature = "remote")]
+    the_state_of_a_server_is_taken_whole_or_not_at_all "server_state"
     #[cfg(feature = "server")]
     every_request_is_answered "http_request"
     #[cfg(feature = "server")]

@@ -43,6 +43,21 @@ pub(crate) async fn run(command: &mut Command) -> Output {
     output.expect("the program ends").unwrap()
 }
 
+/// What a command printed and said, once it is checked how it ended.
+pub(crate) fn told(output: &Output, code: i32) -> (String, String) {
+    let [printed, said] = [&output.stdout, &output.stderr];
+    let texts = [printed, said].map(|text| String::from_utf8_lossy(text).into_owned());
+    let [printed, said] = texts;
+    assert_eq!(output.status.code(), Some(code), "{printed}{said}");
+    (printed, said)
+}
+
+/// Runs a command on the store of a URL; what it printed and said.
+pub(crate) async fn on_store(url: &str, code: i32, args: &[&str]) -> (String, String) {
+    let args = [&["--url", url], args].concat();
+    told(&run(&mut program(None, &args)).await, code)
+}
+
 /// A server as a child process.
 #[derive(Debug)]
 pub(crate) struct Server {

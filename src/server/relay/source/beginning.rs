@@ -151,8 +151,15 @@ impl Source {
         let (client, connection) = (self.open.client(), self.open.id());
         let (client, connection) = (json(&client), json(&connection));
         let (epoch, revision, server) = (head.epoch, head.revision, &self.app.relay.server);
+        // Whoever holds a part knows that its checksum is none of the whole.
+        let prefixes = match self.channel.interest() {
+            Interest::Keys(scope) if !scope.is_all() => {
+                format!(",\"prefixes\":{}", json(&scope.prefixes()))
+            }
+            Interest::Keys(_) | Interest::Events { .. } => String::new(),
+        };
         let payload = format!(
-            "{{\"clientId\":{client},\"gatewayId\":{client},\"connectionId\":{connection},\"epoch\":\"{epoch}\",\"revision\":{revision},\"cursor\":\"{id}\",\"server\":\"{server}\"}}"
+            "{{\"clientId\":{client},\"gatewayId\":{client},\"connectionId\":{connection},\"epoch\":\"{epoch}\",\"revision\":{revision},\"cursor\":\"{id}\",\"server\":\"{server}\"{prefixes}}}"
         );
         let message = Message {
             kind: Kind::Ack,
