@@ -1,5 +1,10 @@
 //! What clients of the relay may take, and how each of them is let go.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long a client is waited for is measured"
+)]
+
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
