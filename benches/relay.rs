@@ -9,20 +9,19 @@ mod support;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::bare::introduce;
 use support::postgres::{Database, Server};
+use support::sockets::{Clients, TIME};
 use support::{Case, Target, bounded, bounds, in_turn, latencies, row, smoke, table};
 use sync_config::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, broadcast};
-use tokio::task::JoinSet;
 
 const ROUNDS: usize = 21;
 /// Revisions of a burst.
@@ -31,149 +30,6 @@ const BURST: u64 = 200;
 const WRITES: usize = 300;
 /// Says that this process is the baseline's server, and how long its frames are.
 const RAW: &str = "SYNC_CONFIG_BENCH_RELAY_FRAME";
-/// What a message tells the time of its sending after, in both servers.
-const TIME: &str = "\"timestamp\":\"";
-/// Connections that are opened at once.
-const AT_ONCE: usize = 100;
-
-/// What clients have received.
-#[derive(Default)]
-struct Received {
-    /// Clients that were told where they begin.
-    greeted: AtomicU64,
-    frames: AtomicU64,
-    wanted: AtomicU64,
-    done: Notify,
-    /// When the last wanted frame was there, and the first one of a turn.
-    last: Mutex<Option<SystemTime>>,
-    first: Mutex<Vec<u8>>,
-}
-
-/// Clients that count what they are sent.
-struct Clients {
-    received: Arc<Received>,
-    _tasks: JoinSet<()>,
-    count: u64,
-}
-
-impl Clients {
-    /// Connects so many, which say `hello` first.
-    async fn connect(address: SocketAddr, hello: &str, count: usize) -> Self {
-        let received = Arc::new(Received::default());
-        let (mut tasks, mut opening) = (JoinSet::new(), JoinSet::new());
-        for _ in 0..count {
-            if opening.len() >= AT_ONCE {
-                let opened = opening.join_next().await.expect("one").expect("connect");
-                tasks.spawn(receive(opened, received.clone()));
-            }
-            let hello = hello.to_owned();
-            opening.spawn(async move { open(address, &hello).await });
-        }
-        while let Some(opened) = opening.join_next().await {
-            tasks.spawn(receive(opened.expect("connect"), received.clone()));
-        }
-        while received.greeted.load(Ordering::SeqCst) < count as u64 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Self {
-            received,
-            _tasks: tasks,
-            count: count as u64,
-        }
-    }
-
-    /// Waits until each has so many frames more, which `cause` leads to; answers with seconds from the sending of the first one.
-    async fn each_has(&self, frames: u64, cause: impl Future<Output = ()>) -> f64 {
-        let received = &self.received;
-        received.first.lock().expect("no panic").clear();
-        received.frames.store(0, Ordering::SeqCst);
-        received.wanted.store(frames * self.count, Ordering::SeqCst);
-        let done = received.done.notified();
-        cause.await;
-        let limit = Duration::from_secs(120);
-        tokio::time::timeout(limit, done)
-            .await
-            .expect("all frames arrive");
-        let last = received.last.lock().expect("no panic").take();
-        let first = received.first.lock().expect("no panic").clone();
-        let sent = sent_at(&String::from_utf8_lossy(&first));
-        let took = last.expect("the last frame").duration_since(sent);
-        took.unwrap_or_default().as_secs_f64()
-    }
-}
-
-async fn open(address: SocketAddr, hello: &str) -> TcpStream {
-    let mut tcp = TcpStream::connect(address).await.expect("connect");
-    tcp.set_nodelay(true).expect("an option");
-    tcp.write_all(hello.as_bytes()).await.expect("say hello");
-    tcp
-}
-
-/// Counts frames of a revision; everything else is passed over.
-async fn receive(mut tcp: TcpStream, received: Arc<Received>) {
-    let mut read = Vec::with_capacity(16 * 1_024);
-    let mut greeted = false;
-    loop {
-        let count = tcp.read_buf(&mut read).await.expect("read");
-        assert!(count > 0, "a server closed the connection");
-        if !greeted {
-            let Some(end) = read.windows(4).position(|part| part == b"\r\n\r\n") else {
-                continue;
-            };
-            assert!(
-                read.starts_with(b"HTTP/1.1 101"),
-                "{}",
-                String::from_utf8_lossy(&read)
-            );
-            read.drain(..end + 4);
-            greeted = true;
-        }
-        let (mut at, mut frames) = (0, 0);
-        while let Some((from, to)) = frame(&read[at..]) {
-            let payload = &read[at + from..at + to];
-            if payload.starts_with(b"{\"type\":\"config.changed\"") {
-                if frames == 0 && received.frames.load(Ordering::Relaxed) == 0 {
-                    let mut first = received.first.lock().expect("no panic");
-                    if first.is_empty() {
-                        first.extend_from_slice(payload);
-                    }
-                }
-                frames += 1;
-            } else if payload.starts_with(b"{\"type\":\"connection.ack\"") {
-                received.greeted.fetch_add(1, Ordering::SeqCst);
-            }
-            at += to;
-        }
-        read.drain(..at);
-        if frames > 0 {
-            let before = received.frames.fetch_add(frames, Ordering::SeqCst);
-            if before + frames == received.wanted.load(Ordering::SeqCst) {
-                *received.last.lock().expect("no panic") = Some(SystemTime::now());
-                received.done.notify_waiters();
-            }
-        }
-    }
-}
-
-/// Where the payload of the first whole frame is.
-fn frame(read: &[u8]) -> Option<(usize, usize)> {
-    let (from, length) = match *read.get(1)? {
-        126 => (
-            4,
-            u64::from(u16::from_be_bytes(read.get(2..4)?.try_into().ok()?)),
-        ),
-        127 => (10, u64::from_be_bytes(read.get(2..10)?.try_into().ok()?)),
-        short => (2, u64::from(short)),
-    };
-    let to = from + usize::try_from(length).ok()?;
-    (read.len() >= to).then_some((from, to))
-}
-
-fn sent_at(message: &str) -> SystemTime {
-    let text = message.split_once(TIME).expect("a time").1;
-    let text = text.split('"').next().expect("a time");
-    humantime::parse_rfc3339(text).expect("a time")
-}
 
 /// A server in a process of its own.
 struct Process {
@@ -307,6 +163,29 @@ fn revisions(count: u64) -> String {
     )
 }
 
+/// Connects so many clients, and says what they take while nothing happens.
+async fn idle(relay: &Process, count: usize) -> Clients {
+    let before = relay.memory();
+    let clients = Clients::connect(relay.address, &hello(relay.address), count).await;
+    // What connecting took is given back.
+    tokio::time::sleep(Duration::from_secs(if smoke() { 0 } else { 3 })).await;
+    bounds(&format!("{count} idle WebSockets"));
+    match before.zip(relay.memory()) {
+        Some((before, after)) => {
+            let each = (after - before) / count as f64;
+            bounded("memory of a connection", "KiB", vec![each], Some(12.0));
+            bounded(
+                "of all",
+                "MB",
+                vec![(after - before) / 1_024.0 * 1.048_576],
+                None,
+            );
+        }
+        None => println!("the memory of a process is not to be had here"),
+    }
+    clients
+}
+
 /// Fan-out to so many clients.
 fn fan_out(runtime: &Runtime, server: &Server, count: usize) {
     let database = runtime.block_on(server.database());
@@ -316,19 +195,7 @@ fn fan_out(runtime: &Runtime, server: &Server, count: usize) {
         ready(relay.address).await;
         let first = "INSERT INTO sync_config VALUES ('limit:000001:a-key-of-30-bytes', '\"0123456789abcdef0123456789abcdef\"')";
         client.batch_execute(first).await.expect("an entry");
-        let before = relay.memory();
-        let clients = Clients::connect(relay.address, &hello(relay.address), count).await;
-        // What connecting took is given back.
-        tokio::time::sleep(Duration::from_secs(if smoke() { 0 } else { 3 })).await;
-        bounds(&format!("{count} idle WebSockets"));
-        match before.zip(relay.memory()) {
-            Some((before, after)) => {
-                let each = (after - before) / count as f64;
-                bounded("memory of a connection", "KiB", vec![each], Some(12.0));
-                bounded("of all", "MB", vec![(after - before) / 1_024.0 * 1.048_576], None);
-            }
-            None => println!("the memory of a process is not to be had here"),
-        }
+        let clients = idle(&relay, count).await;
         (client, clients)
     });
     let length = runtime.block_on(async {
@@ -415,9 +282,8 @@ fn way(runtime: &Runtime, server: &Server) {
     });
     let heard = Arc::new(Notify::new());
     let tell = heard.clone();
-    let id = other
-        .on_change(Filter::all(), move |_| tell.notify_one())
-        .expect("subscribe");
+    let told = other.on_change(Filter::all(), move |_| tell.notify_one());
+    let id = told.expect("subscribe");
     let writes = if smoke() { 20 } else { WRITES };
     let mut value = 0_u64;
     let mut timed = |relayed: bool| {

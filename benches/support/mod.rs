@@ -15,6 +15,7 @@ pub(crate) mod bare;
 pub(crate) mod entries;
 pub(crate) mod etcd;
 pub(crate) mod postgres;
+pub(crate) mod sockets;
 
 use std::time::Instant;
 

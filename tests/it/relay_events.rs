@@ -100,7 +100,7 @@ async fn a_client_that_was_away_hears_in_order_what_it_missed_on_another_server(
             published(&one, "n", json!("other's"), json!({"client": "gw-2"})).await;
             expected += 1;
         }
-        put(one.address, "k", &format!("{round}1")).await;
+        put(one.address, "k", &format!("1{round}")).await;
         let fresh = server(&db).await;
         let mut socket = Socket::open(fresh.address, &format!("?client=gw&cursor={place}")).await;
         socket.expect("connection.ack").await;

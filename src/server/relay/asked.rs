@@ -56,15 +56,11 @@ impl Asked {
             all,
             events,
         ] = query::values(uri, names)?;
-        let scope = identity.scope().within(&query::scope(uri)?);
-        if scope.is_none() {
-            return Err(Problem::forbidden(
-                "the API key is for none of the keys that are asked for; ask with a prefix that it is for",
-            ));
-        }
+        let scope = scope(uri, identity)?;
         // A browser that reconnects sends the header along with the query it began with.
         let last = match headers.get("last-event-id") {
-            Some(header) => header.to_str().ok().map(str::to_owned),
+            // One that is no text leads nowhere, and is not the same as none.
+            Some(header) => Some(header.to_str().unwrap_or_default().to_owned()),
             None => last_event_id.or(cursor),
         };
         let events_after = last.as_deref().and_then(message::events_cursor);
@@ -92,6 +88,17 @@ impl Asked {
             client: named(identity, client),
         })
     }
+}
+
+/// The keys that are asked for and may be seen.
+fn scope(uri: &Uri, identity: &Identity) -> Result<Scope, Problem> {
+    let scope = identity.scope().within(&query::scope(uri)?);
+    if scope.is_none() {
+        return Err(Problem::forbidden(
+            "the API key is for none of the keys that are asked for; ask with a prefix that it is for",
+        ));
+    }
+    Ok(scope)
 }
 
 fn flag(name: &str, value: Option<String>, default: bool) -> Result<bool, Problem> {

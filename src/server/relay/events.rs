@@ -183,7 +183,7 @@ pub(in crate::server) async fn publish(
         batch = batch.actor(actor);
     }
     if let Some(key) = idempotency {
-        batch = batch.idempotency_key(key);
+        batch = batch.idempotency_key(identity.once(key));
     }
     let written = station.service.write(batch).await?;
     let answer = json!({
