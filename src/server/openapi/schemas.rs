@@ -208,6 +208,10 @@ pub(in crate::server) struct Acknowledgement {
     cursor: String,
     /// Names the server.
     server: String,
+    /// What the keys begin with that are told of, if not all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<String>, required = false)]
+    prefixes: Option<Vec<String>>,
 }
 
 /// The connections of a server and what was delivered over them.

@@ -241,18 +241,10 @@ fn elsewhere(newest: Cursor, after: Revision) -> Page {
         epoch: newest.epoch,
         head: newest.revision,
         anchor: None,
-        floor: None,
+        // Its oldest revision lies beyond the next one, if there are any.
+        floor: (newest.revision > after).then(|| after.next().next()),
         revisions: Vec::new(),
         more: false,
-    }
-    .beyond(after)
-}
-
-impl Page {
-    /// A page whose oldest revision lies beyond the next one, if there are any.
-    fn beyond(mut self, after: Revision) -> Self {
-        self.floor = (self.head > after).then(|| after.next().next());
-        self
     }
 }
 
