@@ -151,8 +151,11 @@ async fn a_value_that_postgres_cannot_hold_is_refused_by_its_key_on_every_store(
 fn wrong_texts(bounds: &str) -> Vec<(String, String)> {
     let said = |text: &str, words: &str| (text.to_owned(), words.to_owned());
     let mut wrong = wrong_texts_of_a_kind(bounds);
-    if bounds != "a PostgreSQL URL" {
-        wrong.insert(0, said("postgres://u:hunter2@h/d", ""));
+    if !bounds.ends_with(" URL") {
+        // An API key is of whatever form its maker liked.
+        if bounds != "visible characters of ASCII" {
+            wrong.insert(0, said("postgres://u:hunter2@h/d", ""));
+        }
         wrong.insert(0, said(&"\u{1}x".repeat(100_000), ""));
         // How long a path may be is the operating system's to say.
         if bounds != "a path" {
@@ -162,14 +165,32 @@ fn wrong_texts(bounds: &str) -> Vec<(String, String)> {
     wrong
 }
 
+fn wrong_databases() -> Vec<(String, String)> {
+    [
+        ("", "empty"),
+        ("mysql://u:hunter2@h/d", "postgres://"),
+        ("postgres://u:hunter2@h:99999/d", "65535"),
+    ]
+    .map(|(text, words)| (text.to_owned(), words.to_owned()))
+    .to_vec()
+}
+
 fn wrong_texts_of_a_kind(bounds: &str) -> Vec<(String, String)> {
     let said = |text: &str, words: &str| (text.to_owned(), words.to_owned());
     match bounds.split_once(" to ") {
-        _ if bounds == "a PostgreSQL URL" => vec![
-            said("", "empty"),
-            said("mysql://u:hunter2@h/d", "postgres://"),
-            said("postgres://u:hunter2@h:99999/d", "65535"),
-        ],
+        _ if bounds == "a PostgreSQL URL" => wrong_databases(),
+        _ if bounds == "a store's URL" => {
+            let others = [
+                said("sqlite:", "sqlite"),
+                said("sqlite://hunter2/file.db", "sqlite"),
+                said("https://u:hunter2@h", ""),
+                said("http://", ""),
+            ];
+            [wrong_databases(), others.to_vec()].concat()
+        }
+        _ if bounds == "visible characters of ASCII" => ["", "hunter2 x", "hunter2é"]
+            .map(|text| said(text, bounds))
+            .to_vec(),
         _ if bounds == "true or false" => vec![said("maybe", bounds), said("", bounds)],
         _ if bounds == "a path" => ["", "dir/", "a\u{1}b"]
             .map(|text| said(text, "the path of a file"))

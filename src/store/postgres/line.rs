@@ -49,6 +49,10 @@ struct Hearing {
 }
 
 impl Lines {
+    #[cfg_attr(
+        not(feature = "toml"),
+        expect(dead_code, reason = "several stores share one in files of settings")
+    )]
     pub(super) fn new(address: Arc<Address>) -> Self {
         let open = tokio::sync::Mutex::default();
         Self { address, open }

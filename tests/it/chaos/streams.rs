@@ -123,6 +123,10 @@ fn tell(
     message: Message,
     parts: &mut Vec<Message>,
 ) -> Result<Option<(Place, Told)>, Message> {
+    // What every stream begins with tells nothing of the store.
+    if message.event == "ack" {
+        return Ok(None);
+    }
     let place = message.id.as_deref().and_then(place);
     let event = message.event.clone();
     let known = ["snapshot", "change", "progress"].contains(&event.as_str());
