@@ -314,7 +314,11 @@ mod tests {
         assert!(left.is_ok() != right.is_ok(), "{left:?} {right:?}");
         let shown = [&one, &two].map(|at| at.snapshot().unwrap().cursor());
         let [left, right] = shown;
-        let newest = if left.revision > right.revision { left } else { right };
+        let newest = if left.revision > right.revision {
+            left
+        } else {
+            right
+        };
         for at in [one, two] {
             at.wait_for(newest.into(), HOUR).await.unwrap();
             assert_eq!(at.snapshot().unwrap().len(), 2);

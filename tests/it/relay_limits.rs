@@ -147,7 +147,7 @@ async fn a_stop_is_told_to_every_client_and_ends_the_server_in_time() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_let_go_and_holds_nobody_up() {
     let db = TestDb::new().await;
-    let at = Server::start_with(db.url(), &["--connection-timeout", "2s"], &FREELY).await;
+    let at = Server::start_with(db.url(), &["--connection-timeout", "6s"], &FREELY).await;
     put(at.address, "k", "0").await;
     let stuck = open(&at).await;
     let mut reader = open(&at).await;
@@ -171,7 +171,10 @@ async fn a_client_that_takes_nothing_is_let_go_and_holds_nobody_up() {
     let stats = get(at.address, "/v1/stats").await.json();
     let delivery = &stats["eventDelivery"];
     assert_eq!(delivery["failedDeliveries"], json!(1), "{stats}");
-    assert_eq!(delivery["lastFailureReason"], "the client takes nothing");
+    // It answers no ping either, whichever is noticed first.
+    let reason = delivery["lastFailureReason"].as_str().unwrap();
+    let reasons = ["the client takes nothing", "the client is silent"];
+    assert!(reasons.contains(&reason), "{stats}");
     drop(stuck);
     put(at.address, "k", "1").await;
     read.await.unwrap();

@@ -19,6 +19,7 @@ pub(super) struct Book {
     /// Held while something is looked at and told, so that the order told is the order seen.
     turn: Mutex<Turn>,
     clock: Clock,
+    /// When that clock began.
     wall: SystemTime,
     options: Agent,
 }
@@ -34,7 +35,7 @@ impl Book {
         let clock = Clock::start();
         Self {
             turn: Mutex::default(),
-            wall: clock.wall(),
+            wall: clock.wall() - clock.now(),
             clock,
             options,
         }
