@@ -296,7 +296,7 @@ pub(super) struct Serve {
     /// Allows plaintext beyond loopback: whoever is on the way reads values and API keys. For a proxy in front that has TLS.
     #[arg(long)]
     pub(super) insecure: bool,
-    /// A site whose pages may ask, https://console.example for example; several times, for several of them.
+    /// A site whose pages may ask, `https://console.example` for example; several times, for several of them.
     #[arg(
         long,
         value_name = "SITE",

@@ -181,13 +181,13 @@ async fn a_write_whose_epoch_ended_before_its_answer_came_was_followed() {
     let committed = stage.writes(&stage.own, 1).await;
     stage.engine.committed(committed, 1);
     stage.reaches(1).await;
-    let before = stage.engine.cursor().unwrap();
+    let before = stage.engine.snapshot().unwrap().cursor();
     let under_way = stage.engine.write_begins();
     // Its answer names the epoch of its commit, which somebody ends before the answer is taken in.
     let committed = stage.writes(&stage.own, 2).await.unwrap();
     stage.own.rotate_epoch(before).await.unwrap();
     let mut news = stage.engine.news();
-    while stage.engine.cursor().unwrap().epoch == before.epoch {
+    while stage.engine.snapshot().unwrap().cursor().epoch == before.epoch {
         stage.engine.feed(crate::core::replica::Input::Look);
         assert!(news.next().await);
     }
