@@ -106,8 +106,9 @@ mod server_tls;
 mod server_watch;
 #[cfg(feature = "cli")]
 mod services;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod services_line;
+#[cfg(feature = "cli")]
 mod settings_files;
 #[cfg(feature = "cli")]
 mod settings_secrets;
