@@ -3,6 +3,8 @@
 //! Guarantees: a value out of bounds is refused with its name, the value and the bound; a duration without a unit is
 //! refused; nothing here prints a password.
 
+#[cfg(feature = "cli")]
+mod beside;
 mod environment;
 #[cfg(feature = "toml")]
 mod file;

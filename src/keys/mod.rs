@@ -25,10 +25,7 @@ use crate::error::{Error, Result};
 use crate::settings::Settings;
 
 /// What the names of the keys' table and channel end with.
-const ENDING: &str = "_keys";
-
-/// The longest name of a table or a channel.
-const MAX_NAME: usize = 48;
+const ENDING: &str = "keys";
 
 /// How often the keys are looked at while no notices of them arrive: a revocation is to reach every server within a second,
 /// also where a pooler swallows notices.
@@ -48,34 +45,14 @@ pub(crate) fn settings(store: &Settings) -> Result<Settings> {
         let problem = "is a server's, and API keys are kept in a database or a file: name that one (`serve --keys-url`, `keys --url`)";
         return Err(Error::setting("database_url", "…", problem));
     }
-    let state_file = store.state_file.as_ref().map(|file| {
-        let mut file = file.clone().into_os_string();
-        file.push(".keys");
-        file.into()
-    });
     Ok(Settings {
-        table_name: beside("table_name", &store.table_name)?,
-        channel: beside("channel", &store.channel)?,
         check_interval: store.check_interval.min(LOOK),
         poll_interval: store.poll_interval.min(LOOK),
         poll_jitter: store.poll_jitter.min(JITTER),
         // Nothing but an audit and the journal's upkeep writes.
         max_connections: 1,
-        state_file,
-        ..store.clone()
+        ..store.beside(ENDING, "API keys")?
     })
-}
-
-fn beside(setting: &str, name: &str) -> Result<String> {
-    let most = MAX_NAME - ENDING.len();
-    if name.len() > most {
-        let bytes = name.len();
-        let problem = format!(
-            "has {bytes} bytes; with API keys it may have {most}, because theirs ends with {ENDING}"
-        );
-        return Err(Error::setting(setting, name, problem));
-    }
-    Ok(format!("{name}{ENDING}"))
 }
 
 #[cfg(test)]

@@ -66,3 +66,41 @@ async fn collect(
     }
     Ok((bytes, share))
 }
+
+/// Says what is wrong with a body that is no `what`, without any value of it; `shape` is how to write one.
+pub(super) fn misread(what: &str, error: &serde_json::Error, shape: &str) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    let said = error.to_string();
+    let named = ["unknown field", "missing field", "duplicate field"];
+    if error.is_data() && !named.iter().any(|named| said.starts_with(named)) {
+        return Problem::bad_request(format!(
+            "the body is no {what} at line {line} column {column}; {shape}"
+        ));
+    }
+    Problem::bad_request(format!("the body is no {what}: {said}; {shape}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_told_without_a_value_of_it() {
+        for (body, told) in [
+            (r#"["hunter2"]"#, "column 10"),
+            ("[1, hunter2]", "column 5"),
+            ("{}", "column 2"),
+        ] {
+            let error = serde_json::from_str::<Vec<u8>>(body).unwrap_err();
+            let problem = format!("{:?}", misread("list", &error, "write [1]"));
+            assert!(
+                problem.contains("no list") && problem.contains("write [1]"),
+                "{problem}"
+            );
+            assert!(
+                problem.contains(told) && !problem.contains("hunter2"),
+                "{problem}"
+            );
+        }
+    }
+}

@@ -100,14 +100,18 @@ pub(super) fn switch(name: &str, text: &str) -> Result<bool> {
     }
 }
 
-/// 48 bytes, because helpers carry the table's name as a prefix and PostgreSQL truncates names at 63.
+/// The longest name of a table or a channel in bytes: helpers carry the table's name as a prefix, and PostgreSQL truncates names
+/// at 63.
+pub(super) const MAX_NAME: usize = 48;
+
+/// Such a name, or another one that is bounded like them.
 pub(crate) fn check_name(name: &str, value: &str) -> Result<()> {
     let shown = shown_start(value);
-    if value.is_empty() || value.len() > 48 {
+    if value.is_empty() || value.len() > MAX_NAME {
         return Err(Error::setting(
             name,
             shown,
-            format!("has {} bytes; must be from 1 to 48", value.len()),
+            format!("has {} bytes; must be from 1 to {MAX_NAME}", value.len()),
         ));
     }
     // It may hold a password, and names are shown.

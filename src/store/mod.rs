@@ -26,7 +26,7 @@ use async_trait::async_trait;
 
 use crate::core::replica::{Committed, Head, Loaded, Origin, Page};
 use crate::core::{Checksum, Cursor, Key, Revision};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::write::{Item, WrittenKey};
 
 pub(crate) use consumers::Consumers;
@@ -207,6 +207,18 @@ pub(crate) struct GroupAnswer {
 }
 
 impl GroupAnswer {
+    /// The answer of a transaction with one write, in a store where none is held up.
+    pub(crate) fn decided(mut self) -> Result<WriteAnswer> {
+        match self.members.pop() {
+            Some(Member::Answered(answered)) => Ok(WriteAnswer {
+                committed: self.committed,
+                answered,
+            }),
+            Some(Member::Refused(error)) => Err(error),
+            Some(Member::Held) | None => Err(Kind::EmptyWrite.into()),
+        }
+    }
+
     /// The answer of a transaction with one write that was decided.
     pub(crate) fn only(mut self) -> Option<WriteAnswer> {
         match self.members.pop() {

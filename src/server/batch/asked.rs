@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::core::{Epoch, Key, Revision, Value};
 use crate::error::{Error, Kind};
+use crate::server::body::misread;
 use crate::server::problem::Problem;
 use crate::server::{etag, openapi};
 use crate::write::{Batch, Precondition};
@@ -143,17 +144,9 @@ pub(super) fn condition(
     }
 }
 
-/// Says what is wrong with a body, without any value of it.
+/// Says what is wrong with a body.
 pub(super) fn not_a_batch(error: &serde_json::Error) -> Problem {
-    let (line, column) = (error.line(), error.column());
-    let said = error.to_string();
-    let named = ["unknown field", "missing field", "duplicate field"];
-    if error.is_data() && !named.iter().any(|named| said.starts_with(named)) {
-        return Problem::bad_request(format!(
-            "the body is no batch at line {line} column {column}; {SHAPE}"
-        ));
-    }
-    Problem::bad_request(format!("the body is no batch: {said}; {SHAPE}"))
+    misread("batch", error, SHAPE)
 }
 
 #[cfg(test)]

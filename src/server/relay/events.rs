@@ -20,8 +20,8 @@ use serde_json::value::RawValue;
 use super::frames::{Framing, Kind, Message};
 use super::interest::Target;
 use crate::core::{Key, MAX_VALUE_BYTES, RevisionId};
-use crate::error::Error;
 use crate::server::batch::idempotency_key;
+use crate::server::body::misread;
 use crate::server::identity::{Identity, Role};
 use crate::server::openapi::{self, BadRequest, TooLarge};
 use crate::server::problem::Problem;
@@ -44,38 +44,13 @@ const OURS_ALONE: [&str; 10] = [
 /// What an event should look like, for those whose body does not.
 const SHAPE: &str = "write {\"type\":…,\"payload\":…,\"to\":{\"client\":…} or {\"prefix\":…} or \"all\"}, and correlationId if there is one";
 
-/// What the names of the events' table and channel end with, and the longest name of either.
-const ENDING: &str = "_events";
-const MAX_NAME: usize = 48;
-
 /// The settings of the store that holds a store's events.
 ///
 /// # Errors
 ///
 /// [`Error::is_invalid_input`](crate::Error::is_invalid_input) where a name leaves no room for the ending.
 pub(crate) fn settings(store: &Settings) -> crate::error::Result<Settings> {
-    let beside = |setting: &str, name: &str| {
-        let most = MAX_NAME - ENDING.len();
-        if name.len() > most {
-            let problem = format!(
-                "has {} bytes; with events it may have {most}, because theirs ends with {ENDING} (or say --events off)",
-                name.len()
-            );
-            return Err(Error::setting(setting, name, problem));
-        }
-        Ok(format!("{name}{ENDING}"))
-    };
-    let state_file = store.state_file.as_ref().map(|file| {
-        let mut file = file.clone().into_os_string();
-        file.push(".events");
-        file.into()
-    });
-    Ok(Settings {
-        table_name: beside("table_name", &store.table_name)?,
-        channel: beside("channel", &store.channel)?,
-        state_file,
-        ..store.clone()
-    })
+    store.beside("events", "events (--events off does without)")
 }
 
 /// What is to be published.
@@ -167,8 +142,8 @@ pub(in crate::server) async fn publish(
     let idempotency = idempotency_key(&headers)?.map(|key| identity.once(key));
     let what = format!("an event may have {MAX_VALUE_BYTES}");
     let (text, _share) = body::read(&headers, body, MAX_VALUE_BYTES, &what, &app.budget).await?;
-    let asked: Asked = serde_json::from_slice(&text)
-        .map_err(|error| Problem::bad_request(format!("{SHAPE}: {error}")))?;
+    let asked: Asked =
+        serde_json::from_slice(&text).map_err(|error| misread("event", &error, SHAPE))?;
     let target = checked(&asked, &identity)?;
     let clock = app.service.clock();
     let id = u128::from(clock.random()) << 64 | u128::from(clock.random());
@@ -183,7 +158,7 @@ pub(in crate::server) async fn publish(
         batch = batch.actor(actor);
     }
     if let Some(key) = idempotency {
-        batch = batch.idempotency_key(identity.once(key));
+        batch = batch.idempotency_key(key);
     }
     let written = station.service.write(batch).await?;
     let answer = json!({

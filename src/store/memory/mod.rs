@@ -22,7 +22,7 @@ use super::{
 use crate::core::notice::Notice;
 use crate::core::replica::{AuditReport, Committed, Head, Loaded, Page};
 use crate::core::{Checksum, Cursor, Epoch, Fold, Journaled, Key, Revision};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::write::Item;
 
 /// Revisions in one page.
@@ -131,15 +131,7 @@ impl Store for MemoryStore {
     }
 
     async fn write(&self, request: &WriteRequest) -> Result<WriteAnswer> {
-        let answer = self.write_group(&[request]).await?;
-        match answer.members.into_iter().next() {
-            Some(Member::Answered(answered)) => Ok(WriteAnswer {
-                committed: answer.committed,
-                answered,
-            }),
-            Some(Member::Refused(error)) => Err(error),
-            Some(Member::Held) | None => Err(Kind::EmptyWrite.into()),
-        }
+        self.write_group(&[request]).await?.decided()
     }
 
     async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {

@@ -45,11 +45,10 @@ use self::turn::{GivenUp, Turn};
 use self::watching::{Bell, SqliteListener};
 use self::worker::{Interrupt, Worker};
 use super::{
-    Consumers, GroupAnswer, Listener, Member, Recorded, Sources, Store, Task, WriteAnswer,
-    WriteRequest,
+    Consumers, GroupAnswer, Listener, Recorded, Sources, Store, Task, WriteAnswer, WriteRequest,
 };
 use crate::core::{Checksum, Cursor, Key, Revision};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::settings::Settings;
 
 /// A table in a file, with its helpers.
@@ -205,14 +204,7 @@ impl Store for SqliteStore {
         let answer = self
             .write_all(&request.what(), vec![copied(request)])
             .await?;
-        match answer.members.into_iter().next() {
-            Some(Member::Answered(answered)) => Ok(WriteAnswer {
-                committed: answer.committed,
-                answered,
-            }),
-            Some(Member::Refused(error)) => Err(error),
-            Some(Member::Held) | None => Err(Kind::EmptyWrite.into()),
-        }
+        answer.decided()
     }
 
     async fn write_group(&self, requests: &[&WriteRequest]) -> Result<GroupAnswer> {
