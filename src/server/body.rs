@@ -89,7 +89,7 @@ mod tests {
         for (body, told) in [
             (r#"["hunter2"]"#, "column 10"),
             ("[1, hunter2]", "column 5"),
-            ("{}", "column 2"),
+            ("{}", "column 0"),
         ] {
             let error = serde_json::from_str::<Vec<u8>>(body).unwrap_err();
             let problem = format!("{:?}", misread("list", &error, "write [1]"));

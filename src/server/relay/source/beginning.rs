@@ -45,13 +45,17 @@ impl Source {
     ) -> Result<(), Ended> {
         let station = self.station.clone();
         let mut end = station.hub.end().await.ok_or(Ended::Closed)?;
-        // What this server shows is about to be heard here.
-        if let Some(from) = resume
-            .filter(|from| from.epoch == end.cursor.epoch && from.revision > end.cursor.revision)
-        {
-            let reached = station
-                .hub
-                .end_where(|end| end.epoch != from.epoch || end.revision >= from.revision);
+        // What this server shows already is about to be heard here: whoever was told of a write finds it.
+        let (shown, met) = (station.service.cursor(), end.cursor.epoch);
+        let before = |end: Cursor, of: Cursor| of.epoch == end.epoch && of.revision > end.revision;
+        let awaited = |end| {
+            resume.is_some_and(|from| before(end, from))
+                || shown.is_some_and(|shown| {
+                    before(end, shown) || (shown.epoch != end.epoch && end.epoch == met)
+                })
+        };
+        if awaited(end.cursor) {
+            let reached = station.hub.end_where(|end| !awaited(end));
             if let Ok(reached) = tokio::time::timeout(FOLLOW, reached).await {
                 end = reached.ok_or(Ended::Closed)?;
             }
