@@ -63,7 +63,10 @@ pub(super) async fn serve(
     let events = opened.events(options.events).await?;
     let told = Options {
         keys: keys.clone(),
-        events: events.clone(),
+        events: events.clone().map(|service| server::Events {
+            service,
+            retention: opened.settings.event_retention,
+        }),
         origins: protection.origins,
         tls: protection.tls,
         progress: options.progress_interval,

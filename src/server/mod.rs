@@ -59,7 +59,7 @@ use self::metrics::Metrics;
 pub(crate) use self::origin::Origins;
 use self::problem::Problem;
 use self::relay::Relay;
-pub(crate) use self::relay::{Limits, events_settings};
+pub(crate) use self::relay::{Events, Limits, events_settings};
 use self::request_id::Names;
 use crate::service::ConfigService;
 
@@ -85,7 +85,7 @@ pub(crate) struct Options {
     /// The store of the API keys; without it everybody is let in who reaches the address.
     pub(crate) keys: Option<(Arc<ConfigService>, Rules)>,
     /// The store of what is published to clients; without it nothing is.
-    pub(crate) events: Option<Arc<ConfigService>>,
+    pub(crate) events: Option<Events>,
     /// The sites whose pages may ask.
     pub(crate) origins: Origins,
     /// Without it, plaintext is spoken.
@@ -174,8 +174,8 @@ pub(crate) async fn serve(
     };
     let tended = async {
         match &tls {
-            Some(tls) => drop(tokio::join!(app.door.tend(), tls.tend())),
-            None => app.door.tend().await,
+            Some(tls) => drop(tokio::join!(app.door.tend(), app.relay.tend(), tls.tend())),
+            None => drop(tokio::join!(app.door.tend(), app.relay.tend())),
         }
     };
     tokio::select! {

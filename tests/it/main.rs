@@ -57,6 +57,8 @@ mod relay_foreign;
 mod relay_herd;
 #[cfg(feature = "server")]
 mod relay_limits;
+#[cfg(feature = "server")]
+mod relay_places;
 #[cfg(all(feature = "remote", feature = "server"))]
 mod remote;
 #[cfg(all(feature = "remote", feature = "server"))]

@@ -131,8 +131,10 @@ async fn an_event_sent_again_with_its_idempotency_key_is_published_once() {
     assert_eq!(first.status, 202, "{first:?}");
     let again = request(at.address, "POST", "/v1/events", &header, &event).await;
     assert_eq!(again.json()["replayed"], true);
+    assert_eq!(again.json()["id"], first.json()["id"]);
     published(&at, "after", json!(2), json!("all")).await;
-    socket.expect("once").await;
+    let once = socket.expect("once").await;
+    assert_eq!(once["correlationId"], first.json()["id"]);
     socket.expect("after").await;
 }
 
@@ -149,7 +151,9 @@ async fn a_wrong_event_is_refused_with_a_reason() {
         json!({ "type": "ack", "payload": 1, "to": "all" }),
         json!({ "type": "x", "payload": 1, "to": "everybody" }),
         json!({ "type": "x", "payload": 1, "to": {"client": ""} }),
-        json!({ "type": "x", "payload": 1, "to": {"client": "x".repeat(300)} }),
+        json!({ "type": "x", "payload": 1, "to": {"client": "x".repeat(129)} }),
+        json!({ "type": "open", "payload": 1, "to": "all" }),
+        json!({ "type": "x", "payload": 1, "to": "all", "correlationId": "\u{1}".repeat(50) }),
         json!({ "type": "x", "payload": 1, "to": "all", "correlationId": "x".repeat(300) }),
     ] {
         let answer = publish(&at, wrong.clone()).await;

@@ -6,10 +6,10 @@ use crate::core::{Cursor, Epoch, Revision};
 use crate::server::identity::Identity;
 use crate::server::problem::Problem;
 use crate::server::scope::Scope;
-use crate::server::{App, message, query};
+use crate::server::{message, query};
 
 /// A client's name for statistics, in bytes; the rest is cut off.
-const MAX_NAME: usize = 128;
+pub(super) const MAX_NAME: usize = 128;
 
 /// What a client asks for.
 pub(super) struct Asked {
@@ -20,6 +20,8 @@ pub(super) struct Asked {
     pub(super) state: bool,
     /// The place to go on after.
     pub(super) resume: Option<Cursor>,
+    /// It is told by epoch and number alone.
+    pub(super) number: Option<(Epoch, Revision)>,
     /// It names a place that cannot be found.
     pub(super) lost: bool,
     pub(super) client: String,
@@ -31,7 +33,6 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn read(
-        app: &App,
         uri: &Uri,
         headers: &HeaderMap,
         identity: &Identity,
@@ -72,13 +73,12 @@ impl Asked {
             events,
             (named_client && !all) || events_after.is_some(),
         )?;
-        let resumes = last.is_some() || epoch.is_some();
-        let resume = match last {
-            Some(last) => message::cursor(&last),
-            None => numbered(app, epoch, revision)?,
-        };
+        // A number leads nowhere beside a place.
+        let number = numbered(epoch, revision)?.filter(|_| last.is_none());
+        let resume = last.as_deref().and_then(message::cursor);
         Ok(Self {
-            lost: resumes && resume.is_none(),
+            lost: last.is_some() && resume.is_none(),
+            number,
             scope,
             all,
             events,
@@ -112,12 +112,11 @@ fn flag(name: &str, value: Option<String>, default: bool) -> Result<bool, Proble
     }
 }
 
-/// The place of a client that kept epoch and number alone: the id is that of this server's own past, as far as it is remembered.
+/// What a client that kept epoch and number alone goes on after.
 fn numbered(
-    app: &App,
     epoch: Option<String>,
     revision: Option<String>,
-) -> Result<Option<Cursor>, Problem> {
+) -> Result<Option<(Epoch, Revision)>, Problem> {
     let (epoch, revision) = match (epoch, revision) {
         (Some(epoch), Some(revision)) => (epoch, revision),
         (None, None) => return Ok(None),
@@ -132,16 +131,7 @@ fn numbered(
     let epoch: Epoch = epoch.parse().map_err(|_| wrong("epoch", "is not a UUID"))?;
     let number = revision.parse::<i64>().ok().filter(|number| *number >= 0);
     let number = number.ok_or_else(|| wrong("revision", "is not a number from 0 on"))?;
-    let revision = Revision::new(number.unsigned_abs());
-    let shown = app.service.cursor().filter(|shown| shown.epoch == epoch);
-    Ok(shown.and_then(|_| {
-        let id = app.service.id_of(revision)?;
-        Some(Cursor {
-            epoch,
-            revision,
-            id,
-        })
-    }))
+    Ok(Some((epoch, Revision::new(number.unsigned_abs()))))
 }
 
 /// The name that statistics know a client by: where there are API keys, theirs.

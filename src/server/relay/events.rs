@@ -14,9 +14,11 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
+use super::asked::MAX_NAME;
 use super::frames::{Framing, Kind, Message};
 use super::interest::Target;
 use crate::core::{Key, MAX_VALUE_BYTES, RevisionId};
@@ -37,8 +39,9 @@ const MAX_CORRELATION: usize = 256;
 
 /// What types of the relay itself begin with, and those that stand alone.
 const OURS: [&str; 3] = ["config.", "connection.", "events."];
-const OURS_ALONE: [&str; 10] = [
+const OURS_ALONE: [&str; 11] = [
     "ack", "snapshot", "change", "progress", "reset", "head", "ping", "pong", "error", "message",
+    "open",
 ];
 
 /// What an event should look like, for those whose body does not.
@@ -146,7 +149,11 @@ pub(in crate::server) async fn publish(
         serde_json::from_slice(&text).map_err(|error| misread("event", &error, SHAPE))?;
     let target = checked(&asked, &identity)?;
     let clock = app.service.clock();
-    let id = u128::from(clock.random()) << 64 | u128::from(clock.random());
+    let id = match &idempotency {
+        // Sent again it is the same event, whose id clients know it by.
+        Some(key) => named(key),
+        None => u128::from(clock.random()) << 64 | u128::from(clock.random()),
+    };
     let event = Published {
         id: RevisionId::from_u128(id).to_string(),
         kind: asked.kind,
@@ -171,6 +178,14 @@ pub(in crate::server) async fn publish(
     Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
 }
 
+/// The id of an event that is published once under a key.
+fn named(idempotency_key: &str) -> u128 {
+    let hash = Sha256::digest(["event\0", idempotency_key].concat());
+    hash.iter()
+        .take(16)
+        .fold(0, |id, byte| id << 8 | u128::from(*byte))
+}
+
 /// To whom it goes, if it may.
 fn checked(asked: &Asked, identity: &Identity) -> Result<Target, Problem> {
     let wrong = Problem::bad_request;
@@ -189,15 +204,18 @@ fn checked(asked: &Asked, identity: &Identity) -> Result<Target, Problem> {
     if asked
         .correlation_id
         .as_ref()
-        .is_some_and(|id| id.len() > MAX_CORRELATION)
+        .is_some_and(|id| Value::from(id.as_str()).to_string().len() > MAX_CORRELATION + 2)
     {
         return Err(wrong(format!(
-            "correlationId may have {MAX_CORRELATION} bytes"
+            "correlationId may have {MAX_CORRELATION} bytes as JSON"
         )));
     }
     let target = match &asked.to {
         To::Client(name) if name.is_empty() => {
             return Err(wrong("to.client must not be empty".to_owned()));
+        }
+        To::Client(name) if name.len() > MAX_NAME => {
+            return Err(wrong(format!("to.client may have {MAX_NAME} bytes")));
         }
         To::Client(name) => Target::Client(name.clone()),
         To::Prefix(prefix) => Target::Prefix(prefix.clone()),

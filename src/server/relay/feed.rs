@@ -32,7 +32,8 @@ impl Feed {
         let events = app.relay.events.as_ref().filter(|_| asked.events);
         let mut config = Source::of_config(app, asked, framing, &admitted.open);
         // Until its place there is found, the one that it came with is its place.
-        config.beside(asked.events_after.map_or(Other::None, Other::Events));
+        let place = asked.events_after.filter(|_| events.is_some());
+        config.beside(place.map_or(Other::None, Other::Events));
         Self {
             awaited: events.filter(|_| asked.events_after.is_none()).cloned(),
             events: events

@@ -19,6 +19,7 @@ mod ring;
 mod source;
 mod sse;
 pub(super) mod stats;
+mod sweep;
 mod told;
 mod websocket;
 
@@ -44,7 +45,7 @@ use super::metrics::Transport;
 use super::openapi::BadRequest;
 use super::problem::Problem;
 use super::{App, Shared};
-use crate::core::Cursor;
+use crate::core::{Cursor, Epoch, Revision};
 use crate::error::{Error, Kind, Result};
 use crate::service::ConfigService;
 
@@ -81,10 +82,20 @@ impl Default for Limits {
     }
 }
 
+/// What is published to clients.
+#[derive(Debug)]
+pub(crate) struct Events {
+    pub(crate) service: Arc<ConfigService>,
+    /// How long the journal keeps them.
+    pub(crate) retention: Duration,
+}
+
 /// What all streams share.
 pub(super) struct Relay {
     config: Arc<Station>,
     events: Option<Arc<Station>>,
+    /// How long events are kept.
+    retention: Duration,
     registry: Arc<Registry>,
     limits: Limits,
     attempts: Attempts,
@@ -115,21 +126,30 @@ impl Relay {
     /// Begins to hear what a store tells, and that of the events if there is one.
     pub(super) fn open(
         service: &Arc<ConfigService>,
-        events: Option<&Arc<ConfigService>>,
+        events: Option<&Events>,
         limits: Limits,
     ) -> Result<Self> {
         let clock = service.clock();
         Ok(Self {
             config: Station::open(service, "relay")?,
             events: events
-                .map(|events| Station::open(events, "events"))
+                .map(|events| Station::open(&events.service, "events"))
                 .transpose()?,
+            retention: events.map_or(Duration::MAX, |events| events.retention),
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
             attempts: Attempts::new(clock.clone(), limits.attempts),
             server: format!("{:016x}", clock.random()),
             tasks: Mutex::default(),
         })
+    }
+
+    /// Keeps the events' table small. Never ends.
+    pub(super) async fn tend(&self) {
+        match &self.events {
+            Some(events) => sweep::sweep(&events.service, self.retention).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until every stream has ended, which a stop leads to.
@@ -206,8 +226,11 @@ pub(super) async fn watch(
                 )
             })?;
     }
-    let mut asked = Asked::read(&app, &parts.uri, &parts.headers, &identity)?;
-    if let Some(from) = asked.resume.take() {
+    let mut asked = Asked::read(&parts.uri, &parts.headers, &identity)?;
+    if let Some(number) = asked.number {
+        asked.resume = numbered(&app, number).await?;
+        asked.lost = asked.resume.is_none();
+    } else if let Some(from) = asked.resume.take() {
         asked.resume = attainable(&app, from).await?;
         asked.lost = asked.resume.is_none();
     } else if app.service.cursor().is_none() {
@@ -243,6 +266,42 @@ async fn stopped(stop: &mut signal::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
+fn behind() -> Problem {
+    Problem::unavailable("this instance is behind what the client has seen")
+}
+
+/// The place of a client that kept epoch and number alone: the id is that of this server's own past, as far as it is remembered.
+async fn numbered(
+    app: &App,
+    (epoch, revision): (Epoch, Revision),
+) -> std::result::Result<Option<Cursor>, Problem> {
+    let Some(shown) = app.service.cursor() else {
+        return Err(Error::from(Kind::NotReady).into());
+    };
+    let known = || {
+        let shown = app.service.cursor().filter(|shown| shown.epoch == epoch)?;
+        let id = app.service.id_of(revision)?;
+        Some(Cursor {
+            revision,
+            id,
+            ..shown
+        })
+    };
+    if shown.epoch == epoch && revision > shown.revision {
+        let awaited = Cursor { revision, ..shown };
+        if !app.service.shows(awaited, FOLLOW).await {
+            // There is none of that number, or there may be and this instance does not hear of it.
+            let glance = app.service.glance();
+            let proven = glance.and_then(|glance| glance.proven);
+            return match proven.filter(|proven| *proven < FOLLOW) {
+                Some(_) => Ok(known()),
+                None => Err(behind()),
+            };
+        }
+    }
+    Ok(known())
+}
+
 /// Makes sure that this instance shows what a client has seen elsewhere already; time must not go backwards for it.
 async fn attainable(app: &App, from: Cursor) -> std::result::Result<Option<Cursor>, Problem> {
     let Some(shown) = app.service.cursor() else {
@@ -251,8 +310,12 @@ async fn attainable(app: &App, from: Cursor) -> std::result::Result<Option<Curso
     if from.epoch == shown.epoch && from.revision <= shown.revision {
         return Ok(Some(from));
     }
-    let behind = || Problem::unavailable("this instance is behind what the client has seen");
-    let known = tokio::time::timeout(FOLLOW, app.service.history(from, 1)).await;
+    let known = async {
+        // The semaphore is never closed.
+        let _turn = app.journal.acquire().await;
+        app.service.history(from, 1).await
+    };
+    let known = tokio::time::timeout(FOLLOW, known).await;
     match known.map_err(|_| behind())? {
         Ok(Some(_)) => {}
         // It is of a past that the database has not, or not any more, or the id is made up.

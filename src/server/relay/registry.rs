@@ -17,7 +17,7 @@ use crate::server::metrics::Open as Counted;
 /// Clients without a connection whose acknowledgement is kept.
 const REMEMBERED: usize = 10_000;
 
-/// No revision has been acknowledged.
+/// No revision has been acknowledged, or told.
 const NONE: u64 = u64::MAX;
 
 /// All connections.
@@ -118,7 +118,7 @@ impl Registry {
             transport,
             connected_at: self.clock.wall(),
             heard: AtomicU64::new(millis(self.clock.now())),
-            revision: AtomicU64::new(0),
+            revision: AtomicU64::new(NONE),
             applied: AtomicU64::new(applied),
             at: AtomicU64::new(0),
             channel: OnceLock::new(),
@@ -199,9 +199,9 @@ impl Drop for Admitted {
         inner.open.remove(&self.number);
         let applied = self.open.applied.load(Ordering::Relaxed);
         let client = &self.open.client;
-        // Only looked for where there is something to be kept: there may be thousands.
-        if applied != NONE && !inner.open.values().any(|open| open.client == *client) {
-            if inner.away.len() >= REMEMBERED {
+        // Also while others of its name are open, which may never acknowledge anything.
+        if applied != NONE {
+            if inner.away.len() >= REMEMBERED && !inner.away.contains_key(client) {
                 let oldest = inner.away.iter().min_by_key(|(_, (_, left))| *left);
                 if let Some(oldest) = oldest.map(|(client, _)| client.clone()) {
                     inner.away.remove(&oldest);
@@ -274,6 +274,8 @@ impl Open {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (applied, revision, at) = (load(&self.applied), load(&self.revision), load(&self.at));
         let queued = match (self.channel.get(), hub.end_now()) {
+            // Nothing was told yet: it is not behind, it begins.
+            _ if revision == NONE => 0,
             (_, None) | (None, _) => 0,
             (Some(_), Some(end)) if at == 0 => end.cursor.revision.get().saturating_sub(revision),
             // Revisions that went by and are not for it are none that wait.
@@ -287,7 +289,7 @@ impl Open {
             transport: self.transport,
             connected_at: self.connected_at,
             heard_at: clock.wall_at(Duration::from_millis(load(&self.heard))),
-            revision,
+            revision: if revision == NONE { 0 } else { revision },
             applied: (applied != NONE).then_some(applied),
             queued,
             falls: load(&self.falls),

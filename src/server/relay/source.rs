@@ -54,8 +54,16 @@ enum Stage {
         parts: Box<Parts>,
         then: Cursor,
         since: Duration,
+        on: On,
     },
     Live,
+}
+
+/// Where a client goes on behind what it was told in parts.
+#[derive(Clone, Copy)]
+enum On {
+    Ring,
+    Journal,
 }
 
 /// What one client is told.
@@ -186,13 +194,22 @@ impl Source {
                     }
                     self.replay(&mut out);
                 }
-                Stage::Tell { parts, then, since } => {
+                Stage::Tell {
+                    parts,
+                    then,
+                    since,
+                    on,
+                } => {
                     if self.app.service.clock().now() > *since + WHOLE_TIMEOUT {
                         return Err(Ended::Slow);
                     }
                     if !parts.push_next(&mut out) {
-                        self.told = Some(*then);
-                        self.stage = Stage::Live;
+                        let (then, on) = (Some(*then), *on);
+                        self.told = then;
+                        self.stage = match on {
+                            On::Ring => Stage::Live,
+                            On::Journal => Stage::Begin(then),
+                        };
                     }
                 }
                 Stage::Live => {

@@ -27,6 +27,9 @@ const MAX_SHARED: usize = 4 * 1_048_576;
 /// Encodings of one revision that are kept: more than there are ways to cut a usual revision by prefixes.
 const MAX_CUTS: usize = 64;
 
+/// Bytes of encodings that are kept of any revision; of a large one twice what it weighs more, for one of either transport.
+const MIN_KEPT: usize = 16 * 1024;
+
 /// One revision.
 pub(super) struct Told {
     cursor: Cursor,
@@ -172,9 +175,10 @@ impl Told {
         } else {
             self.encode(&cut)
         };
-        if encoded.len() < MAX_CUTS {
+        let kept = self.kept.load(Ordering::Relaxed) + made.bytes();
+        if encoded.len() < MAX_CUTS && kept <= 2 * self.weight + MIN_KEPT {
             encoded.push((cut, made.clone()));
-            self.kept.fetch_add(made.bytes(), Ordering::Relaxed);
+            self.kept.store(kept, Ordering::Relaxed);
         }
         made.into()
     }

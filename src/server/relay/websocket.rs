@@ -7,6 +7,7 @@
 //! Reading, control frames and the end are the library's. Data frames go past its buffer, which is empty then: it would keep the
 //! size of the largest message for as long as the connection lives.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::io::IoSlice;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch as signal;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -55,6 +56,9 @@ const SLICES: usize = 64;
 /// What is sent at a time has to be taken within this, however slowly.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is on its way when a stop comes may take this long still.
+const LAST: Duration = Duration::from_secs(1);
+
 /// How long the client's part of the closing is waited for.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -77,6 +81,11 @@ enum Close {
 }
 
 impl Close {
+    /// Whether the client broke the protocol: the library reads no more of it then.
+    fn is_fault(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Protocol | Self::NoUtf8)
+    }
+
     fn frame(self) -> CloseFrame {
         let (code, reason) = match self {
             Self::Shutdown => (CloseCode::Normal, "shutdown"),
@@ -255,6 +264,9 @@ impl Connection {
         let closing = async {
             if self.socket.close(Some(close.frame())).await.is_ok() {
                 while let Some(Ok(_)) = self.socket.next().await {}
+                if close.is_fault() {
+                    rest_of(self.socket.get_mut()).await;
+                }
             }
         };
         // Whoever does not answer is left.
@@ -269,12 +281,13 @@ impl Connection {
                 () = stopped(&mut self.stop) => Step::Close(Close::Shutdown),
                 () = self.identity.ended() => Step::Close(Close::Auth),
                 said = self.socket.next() => Step::Said(said),
+                // Before the messages, which may be ready for minutes.
+                () = &mut timer => Step::Time,
                 messages = self.feed.next() => match messages {
                     Ok(messages) => Step::Tell(messages),
                     Err(Ended::Slow) => Step::Close(Close::Slow),
                     Err(Ended::Closed) => Step::Close(Close::Shutdown),
                 },
-                () = &mut timer => Step::Time,
             };
             match step {
                 Step::Close(close) => return Err(End::Close(close)),
@@ -292,25 +305,30 @@ impl Connection {
         self.app.service.clock().now()
     }
 
+    /// When the client counts as gone: it was pinged, and had a third of the time to answer, even if this server stood still.
+    fn silent_at(&self) -> Option<Duration> {
+        let silence = self.app.relay.limits.silence;
+        let pinged = self.pinged > self.heard;
+        pinged.then(|| (self.heard + silence).max(self.pinged + silence / 3))
+    }
+
     /// How long nothing has to be done for the time's sake.
     fn rest(&self) -> Duration {
-        let silent = self.heard + self.app.relay.limits.silence;
-        let next = silent
-            .min(self.pinged + self.ping)
-            .min(self.busy + self.app.progress);
+        let next = (self.pinged + self.ping).min(self.busy + self.app.progress);
+        let next = self.silent_at().map_or(next, |silent| silent.min(next));
         next.saturating_sub(self.now())
             .max(Duration::from_millis(1))
     }
 
     async fn on_time(&mut self) -> Result<(), End> {
         let now = self.now();
-        if now >= self.heard + self.app.relay.limits.silence {
+        if self.silent_at().is_some_and(|silent| now >= silent) {
             return Err(End::Close(Close::Silent));
         }
         if now >= self.pinged + self.ping {
-            self.pinged = now;
             let ping = self.socket.send(Message::Ping(Bytes::new()));
             taken(timeout(self.app.relay.limits.silence, ping).await)?;
+            self.pinged = self.now();
         }
         if now >= self.busy + self.app.progress {
             let progress = self.feed.progress();
@@ -330,7 +348,8 @@ impl Connection {
         self.admitted.open.heard(self.heard);
         match said {
             Message::Text(text) => {
-                let reply = replies::reply(&self.app, &self.admitted.open, self.framing, &text);
+                let to = (&*self.admitted.open, &self.identity, self.framing);
+                let reply = replies::reply(&self.app, to, &text);
                 self.tell(&reply).await
             }
             Message::Binary(_) => Err(End::Close(Close::NoText)),
@@ -345,15 +364,27 @@ impl Connection {
             return Ok(());
         }
         let silence = self.app.relay.limits.silence;
+        let socket = &mut self.socket;
         let sending = async {
             // A pong that is half sent must not have a message in its middle.
-            self.socket.flush().await.map_err(|error| fault(&error))?;
-            let io = self.socket.get_mut();
-            write_all(io, messages, silence).await
+            socket.flush().await.map_err(|error| fault(&error))?;
+            write_all(socket.get_mut(), messages, silence).await
         };
-        match timeout(PATIENCE, sending).await {
-            Ok(sent) => sent?,
-            Err(_) => return Err(End::Stuck),
+        let stop = &mut self.stop;
+        let stopping = async {
+            stopped(stop).await;
+            tokio::time::sleep(LAST).await;
+        };
+        // In the middle of a message there is no way to say why.
+        let waited = tokio::select! {
+            biased;
+            sent = timeout(PATIENCE, sending) => sent.map_err(|_| End::Stuck)??,
+            () = self.identity.ended() => return Err(End::Gone),
+            () = stopping => return Err(End::Gone),
+        };
+        if waited {
+            self.heard = self.now();
+            self.admitted.open.heard(self.heard);
         }
         self.busy = self.now();
         let bytes = messages.iter().map(Bytes::len).sum();
@@ -366,13 +397,13 @@ impl Connection {
     }
 }
 
-/// Writes all messages, as many as possible at a time.
+/// Writes all messages, as many as possible at a time. True when the client had to take something first, and did.
 async fn write_all(
     io: &mut TokioIo<Upgraded>,
     messages: &[Bytes],
     stall: Duration,
-) -> Result<(), End> {
-    let (mut first, mut skip) = (0, 0);
+) -> Result<bool, End> {
+    let (mut first, mut skip, mut waited) = (0, 0, false);
     while first < messages.len() {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
@@ -381,7 +412,12 @@ async fn write_all(
             *slice = IoSlice::new(&message[from..]);
             used += 1;
         }
-        let written = io.write_vectored(&slices[..used]);
+        let mut writing = std::pin::pin!(io.write_vectored(&slices[..used]));
+        let written = poll_fn(|context| {
+            let polled = writing.as_mut().poll(context);
+            waited |= polled.is_pending();
+            polled
+        });
         let mut written = taken(timeout(stall, async { Ok(written.await?) }).await)?;
         if written == 0 {
             return Err(End::Gone);
@@ -395,7 +431,15 @@ async fn write_all(
             (written, first, skip) = (written - left, first + 1, 0);
         }
     }
-    Ok(())
+    Ok(waited)
+}
+
+/// Reads what is left of a client that broke the protocol: to close with that unread would take the reason away from it.
+async fn rest_of(io: &mut TokioIo<Upgraded>) {
+    let mut waste = [0; READ_BUFFER];
+    if io.shutdown().await.is_ok() {
+        while matches!(io.read(&mut waste).await, Ok(1..)) {}
+    }
 }
 
 /// What was sent, if the client took it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 
-use super::{Ended, Source, Stage};
+use super::{Ended, On, Source, Stage};
 use crate::core::{Cursor, Snapshot};
 use crate::server::message;
 use crate::server::relay::frames::{Kind, Message, place};
@@ -82,6 +82,11 @@ impl Source {
             self.resuming = true;
             return;
         }
+        if self.events && from.epoch == end.cursor.epoch && from.revision > end.cursor.revision {
+            // Told elsewhere, and still to be heard of here: until then what comes is passed over.
+            (self.told, self.at, self.stage) = (Some(from), end.at, Stage::Live);
+            return;
+        }
         let behind = end.cursor.revision.get().checked_sub(from.revision.get());
         if from.epoch != end.cursor.epoch || behind.is_none_or(|behind| behind > MAX_BEHIND) {
             self.anew(end, out);
@@ -146,6 +151,7 @@ impl Source {
                 parts: Box::new(parts),
                 then,
                 since: clock.now(),
+                on: On::Ring,
             };
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 
-use super::{BATCH_BYTES, Ended, Source, Stage};
+use super::{BATCH_BYTES, Ended, On, Source, Stage};
 use crate::server::relay::ring::After;
 use crate::server::relay::told::{Telling, Told};
 
@@ -72,6 +72,9 @@ impl Source {
             && told.revision >= cursor.revision
         {
             self.at += 1;
+            if told.revision == cursor.revision && told.id != cursor.id {
+                self.stage = Stage::Begin(None);
+            }
             return 0;
         }
         let follows = told.is_some_and(|told| {
@@ -98,6 +101,7 @@ impl Source {
                     parts: Box::new(parts),
                     then: cursor,
                     since: self.app.service.clock().now(),
+                    on: On::Ring,
                 };
                 return 0;
             }

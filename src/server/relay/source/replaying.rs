@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 
-use super::{BATCH_BYTES, Source, Stage};
+use super::{BATCH_BYTES, On, Source, Stage};
 use crate::core::Cursor;
 use crate::server::Shared;
 use crate::server::relay::Station;
@@ -67,7 +67,15 @@ impl Source {
                 Telling::Nothing => {}
                 Telling::One(frame) => out.push(frame),
                 Telling::Many(frames) => out.extend_from_slice(&frames),
-                Telling::Parts(mut parts) => while parts.push_next(out) {},
+                Telling::Parts(parts) => {
+                    self.stage = Stage::Tell {
+                        parts: Box::new(parts),
+                        then: cursor,
+                        since: self.app.service.clock().now(),
+                        on: On::Journal,
+                    };
+                    return;
+                }
             }
             bytes += out.iter().skip(before).map(Bytes::len).sum::<usize>();
             self.told = Some(cursor);
