@@ -127,6 +127,16 @@ impl ConfigService {
         Ok(places.into_iter().map(place).collect())
     }
 
+    /// The place that is kept under a name; `None` if there is no consumer of that name.
+    #[cfg(feature = "server")]
+    pub(crate) async fn kept_place(&self, name: &str) -> Result<Option<Cursor>> {
+        let asked = self.store.consumers().places(Some(name));
+        let what = "looking a consumer up";
+        let mut found = self.engine.ask(what, self.request_timeout, asked).await?;
+        let place = found.pop();
+        Ok(place.map(|place| self.engine.as_shown(place.cursor)))
+    }
+
     /// Looks now which consumers are slow, instead of when the time for it has come.
     #[cfg(feature = "cli")]
     pub(crate) async fn look_at_consumers(&self) -> Result<()> {

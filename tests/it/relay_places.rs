@@ -126,3 +126,50 @@ async fn the_last_events_to_those_who_are_gone_leave_the_table_and_others_go_on(
     let told: Value = socket.expect("n").await;
     assert_eq!(told["payload"], 2);
 }
+
+#[tokio::test]
+async fn a_client_that_keeps_nothing_but_its_name_goes_on_after_what_it_acknowledged_on_any_server()
+{
+    let db = TestDb::new().await;
+    let mut one = server(&db, &["--events", "on"]).await;
+    let publish = async |at: &Server, number: u32| {
+        let event = json!({ "type": "n", "payload": number, "to": { "client": "gw" } });
+        let answer = request(at.address, "POST", "/v1/events", &[], &event.to_string()).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    };
+    let mut socket = Socket::open(one.address, "?client=gw").await;
+    socket.expect("connection.ack").await;
+    socket.expect("config.snapshot").await;
+    let mut places = Vec::new();
+    for number in 1..=3 {
+        publish(&one, number).await;
+        let told = socket.expect("n").await;
+        assert_eq!(told["payload"], number);
+        places.push(cursor(&told));
+    }
+    let ack = json!({ "type": "ack", "cursor": places[0] });
+    socket.say(ack).await;
+    // Answered after the acknowledgement was taken in.
+    socket.ping().await;
+    drop(socket);
+    // A stop stores what is not stored yet.
+    one.signal("TERM").await;
+    assert!(one.ended().await.success());
+    let two = server(&db, &["--events", "on"]).await;
+    publish(&two, 4).await;
+    let mut socket = Socket::open(two.address, "?client=gw").await;
+    socket.expect("connection.ack").await;
+    socket.expect("config.snapshot").await;
+    for number in 2..=4 {
+        assert_eq!(socket.expect("n").await["payload"], number);
+    }
+    // Whoever has acknowledged nothing hears of what comes.
+    let mut other = Socket::open(two.address, "?client=gw-2&state=false").await;
+    other.expect("connection.ack").await;
+    let event = json!({ "type": "n", "payload": 5, "to": "all" }).to_string();
+    let answer = request(two.address, "POST", "/v1/events", &[], &event).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    for socket in [&mut socket, &mut other] {
+        assert_eq!(socket.expect("n").await["payload"], 5);
+    }
+}

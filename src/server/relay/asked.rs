@@ -25,6 +25,8 @@ pub(super) struct Asked {
     /// It names a place that cannot be found.
     pub(super) lost: bool,
     pub(super) client: String,
+    /// It has a name of its own.
+    pub(super) named: bool,
     /// Whether it is told of events.
     pub(super) events: bool,
     /// Its place among them.
@@ -67,11 +69,11 @@ impl Asked {
         let events_after = last.as_deref().and_then(message::events_cursor);
         let all = flag("all", all, false)?;
         // Events go to whoever has a name: a copy of the store, and whoever is anybody, asks for them.
-        let named_client = client.is_some() || !identity.is_anyone();
+        let is_named = client.is_some() || !identity.is_anyone();
         let events = flag(
             "events",
             events,
-            (named_client && !all) || events_after.is_some(),
+            (is_named && !all) || events_after.is_some(),
         )?;
         // A number leads nowhere beside a place.
         let number = numbered(epoch, revision)?.filter(|_| last.is_none());
@@ -86,6 +88,7 @@ impl Asked {
             state: flag("state", state, true)?,
             resume,
             client: named(identity, client),
+            named: is_named,
         })
     }
 }

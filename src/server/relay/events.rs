@@ -16,10 +16,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::asked::MAX_NAME;
 use super::frames::{Framing, Kind, Message};
+use super::hashed;
 use super::interest::Target;
 use crate::core::{Key, MAX_VALUE_BYTES, RevisionId};
 use crate::server::batch::idempotency_key;
@@ -151,11 +151,13 @@ pub(in crate::server) async fn publish(
     let clock = app.service.clock();
     let id = match &idempotency {
         // Sent again it is the same event, whose id clients know it by.
-        Some(key) => named(key),
-        None => u128::from(clock.random()) << 64 | u128::from(clock.random()),
+        Some(key) => hashed("event", key),
+        None => {
+            RevisionId::from_u128(u128::from(clock.random()) << 64 | u128::from(clock.random()))
+        }
     };
     let event = Published {
-        id: RevisionId::from_u128(id).to_string(),
+        id: id.to_string(),
         kind: asked.kind,
         payload: &asked.payload,
         correlation_id: asked.correlation_id,
@@ -176,14 +178,6 @@ pub(in crate::server) async fn publish(
         "acceptedAt": timestamp(clock.wall()),
     });
     Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
-}
-
-/// The id of an event that is published once under a key.
-fn named(idempotency_key: &str) -> u128 {
-    let hash = Sha256::digest(["event\0", idempotency_key].concat());
-    hash.iter()
-        .take(16)
-        .fold(0, |id, byte| id << 8 | u128::from(*byte))
 }
 
 /// To whom it goes, if it may.

@@ -30,22 +30,25 @@ const PLACE: Duration = Duration::from_secs(2);
 impl Feed {
     pub(super) fn new(app: &Shared, asked: &Asked, framing: Framing, admitted: &Admitted) -> Self {
         let events = app.relay.events.as_ref().filter(|_| asked.events);
-        let mut config = Source::of_config(app, asked, framing, &admitted.open);
-        // Until its place there is found, the one that it came with is its place.
-        let place = asked.events_after.filter(|_| events.is_some());
-        config.beside(place.map_or(Other::None, Other::Events));
         Self {
             awaited: events.filter(|_| asked.events_after.is_none()).cloned(),
             events: events
                 .map(|station| Source::of_events(app, station, asked, framing, &admitted.open)),
-            config,
+            config: Source::of_config(app, asked, framing, &admitted.open),
         }
     }
 
     /// Waits for the next messages. May be cancelled at any time and loses nothing.
     pub(super) async fn next(&mut self) -> Result<Vec<Bytes>, Ended> {
         if let Some(station) = &self.awaited {
-            drop(tokio::time::timeout(PLACE, station.hub.end()).await);
+            let events = self.events.as_mut();
+            let known = async {
+                if let Some(events) = events {
+                    events.find().await;
+                }
+                station.hub.end().await
+            };
+            drop(tokio::time::timeout(PLACE, known).await);
             self.awaited = None;
         }
         loop {
@@ -97,7 +100,7 @@ impl Feed {
         if let Some(config) = self.config.told() {
             events.beside(Other::Config(config));
         }
-        if let Some(events) = events.told() {
+        if let Some(events) = events.place() {
             self.config.beside(Other::Events(events));
         }
     }

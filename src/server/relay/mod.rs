@@ -7,6 +7,7 @@
 
 mod asked;
 mod attempts;
+mod bookmarks;
 pub(super) mod events;
 mod feed;
 mod frames;
@@ -30,12 +31,14 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use self::asked::Asked;
 use self::attempts::Attempts;
+use self::bookmarks::Bookmarks;
 pub(crate) use self::events::settings as events_settings;
 use self::hub::{Hearing, Hub};
 use self::registry::Registry;
@@ -45,7 +48,7 @@ use super::metrics::Transport;
 use super::openapi::BadRequest;
 use super::problem::Problem;
 use super::{App, Shared};
-use crate::core::{Cursor, Epoch, Revision};
+use crate::core::{Cursor, Epoch, Revision, RevisionId};
 use crate::error::{Error, Kind, Result};
 use crate::service::ConfigService;
 
@@ -94,6 +97,8 @@ pub(crate) struct Events {
 pub(super) struct Relay {
     config: Arc<Station>,
     events: Option<Arc<Station>>,
+    /// Of clients among the events.
+    bookmarks: Option<Bookmarks>,
     /// How long events are kept.
     retention: Duration,
     registry: Arc<Registry>,
@@ -135,6 +140,7 @@ impl Relay {
             events: events
                 .map(|events| Station::open(&events.service, "events"))
                 .transpose()?,
+            bookmarks: events.map(|events| Bookmarks::new(&events.service)),
             retention: events.map_or(Duration::MAX, |events| events.retention),
             registry: Registry::new(clock.clone(), limits.connections),
             limits,
@@ -144,17 +150,21 @@ impl Relay {
         })
     }
 
-    /// Keeps the events' table small. Never ends.
+    /// Keeps places among the events, and the events' table small. Never ends.
     pub(super) async fn tend(&self) {
-        match &self.events {
-            Some(events) => sweep::sweep(&events.service, self.retention).await,
-            None => std::future::pending().await,
-        }
+        let (Some(events), Some(bookmarks)) = (&self.events, &self.bookmarks) else {
+            return std::future::pending().await;
+        };
+        let sweep = sweep::sweep(&events.service, bookmarks, self.retention);
+        tokio::join!(bookmarks.tend(), sweep);
     }
 
     /// Waits until every stream has ended, which a stop leads to.
     pub(super) async fn drained(&self) {
         self.registry.emptied().await;
+        if let Some(bookmarks) = &self.bookmarks {
+            bookmarks.store().await;
+        }
     }
 
     /// Whether the place of the newest event is known, if there are events.
@@ -245,7 +255,7 @@ pub(super) async fn watch(
     } else {
         Transport::sse
     });
-    let Some(admitted) = app.relay.registry.admit(&asked.client, transport, counted) else {
+    let Some(admitted) = app.relay.registry.admit(&asked, transport, counted) else {
         let most = app.relay.registry.most();
         return Err(Problem::too_many(
             format!(
@@ -259,6 +269,13 @@ pub(super) async fn watch(
     } else {
         Ok(sse::open(app, &asked, identity, admitted))
     }
+}
+
+/// A name that is the same for the same text, and another one for every other.
+fn hashed(kind: &str, text: &str) -> RevisionId {
+    let hash = Sha256::digest([kind, "\0", text].concat());
+    let half = hash.iter().take(16);
+    RevisionId::from_u128(half.fold(0, |id, byte| id << 8 | u128::from(*byte)))
 }
 
 async fn stopped(stop: &mut signal::Receiver<bool>) {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::asked::Asked;
 use super::hub::{Channel, Hub};
 use crate::runtime::Clock;
 use crate::server::metrics::Open as Counted;
@@ -44,6 +45,7 @@ struct Inner {
 pub(super) struct Open {
     id: String,
     client: Arc<str>,
+    named: bool,
     transport: &'static str,
     connected_at: SystemTime,
     /// When the client was last heard of, by the server's clock.
@@ -99,7 +101,7 @@ impl Registry {
     /// Lists a connection; `None` when there are as many as may be.
     pub(super) fn admit(
         self: &Arc<Self>,
-        client: &str,
+        asked: &Asked,
         transport: &'static str,
         counted: Counted,
     ) -> Option<Admitted> {
@@ -107,7 +109,7 @@ impl Registry {
         if inner.open.len() >= self.most {
             return None;
         }
-        let client: Arc<str> = client.into();
+        let client: Arc<str> = asked.client.as_str().into();
         let applied = inner
             .away
             .remove(&client)
@@ -115,6 +117,7 @@ impl Registry {
         let open = Arc::new(Open {
             id: format!("{:016x}{:016x}", self.clock.random(), self.clock.random()),
             client,
+            named: asked.named,
             transport,
             connected_at: self.clock.wall(),
             heard: AtomicU64::new(millis(self.clock.now())),
@@ -242,6 +245,11 @@ impl Open {
 
     pub(super) fn client(&self) -> &str {
         &self.client
+    }
+
+    /// Whether the client's name is its own, and not everybody's.
+    pub(super) fn is_named(&self) -> bool {
+        self.named
     }
 
     pub(super) fn heard(&self, now: Duration) {

@@ -49,6 +49,12 @@ pub(super) fn reply(
         "ack" => match acknowledged(&said) {
             Some(revision) => {
                 open.applied(revision);
+                let at = said.cursor.as_deref().and_then(message::events_cursor);
+                if let (Some(bookmarks), Some(at)) = (&app.relay.bookmarks, at)
+                    && open.is_named()
+                {
+                    bookmarks.note(open.client(), at);
+                }
                 Vec::new()
             }
             None => {

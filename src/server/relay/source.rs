@@ -41,6 +41,10 @@ pub(super) enum Ended {
 }
 
 enum Stage {
+    /// Looks up where the client is, which keeps nothing but its name; if nobody knows, it is where the end was when it came.
+    Find {
+        end: Option<Cursor>,
+    },
     /// Finds out how to go on after a revision, or with a state.
     Begin(Option<Cursor>),
     /// By the journal, up to a place of the ring.
@@ -129,17 +133,16 @@ impl Source {
             scope: asked.scope.clone(),
         };
         let channel = station.hub.channel(interest, false);
+        let resume = asked.events_after;
+        let stage = match resume {
+            None if asked.named => Stage::Find { end: None },
+            resume => Stage::Begin(resume),
+        };
         Self {
             greeted: true,
             events: true,
-            ..Self::new(
-                app,
-                station.clone(),
-                channel,
-                asked.events_after,
-                framing,
-                open,
-            )
+            stage,
+            ..Self::new(app, station.clone(), channel, resume, framing, open)
         }
     }
 
@@ -178,6 +181,7 @@ impl Source {
         loop {
             let mut out = Vec::new();
             match &mut self.stage {
+                Stage::Find { .. } => self.find().await,
                 Stage::Begin(resume) => {
                     let resume = *resume;
                     self.begin(resume, &mut out).await?;
@@ -257,6 +261,14 @@ impl Source {
     /// The newest revision that the client has been told of.
     pub(super) fn told(&self) -> Option<Cursor> {
         self.told
+    }
+
+    /// Where the client is, or begins.
+    pub(super) fn place(&self) -> Option<Cursor> {
+        match self.stage {
+            Stage::Begin(after) => self.told.or(after),
+            _ => self.told,
+        }
     }
 
     /// The place of the next revision; 0 while it is not one of the ring.

@@ -1,11 +1,12 @@
 //! Takes out of the events' table what nobody is told of any more.
 //!
 //! The table holds the newest event to each target, the journal those that are delivered: without this, the last event to a
-//! client that was renamed would stay in the memory of every server for ever. Every server does it; who comes second finds
-//! nothing to do.
+//! client that was renamed would stay in the memory of every server for ever. So would its place. Every server does it; who
+//! comes second finds nothing to do.
 
 use std::time::Duration;
 
+use super::bookmarks::Bookmarks;
 use crate::service::ConfigService;
 use crate::sync_config::SyncConfig;
 use crate::write::{Batch, Precondition};
@@ -19,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 const MOST: usize = 500;
 
 /// Takes out what is older than the retention, time and again.
-pub(super) async fn sweep(events: &ConfigService, retention: Duration) {
+pub(super) async fn sweep(events: &ConfigService, bookmarks: &Bookmarks, retention: Duration) {
     loop {
         tokio::time::sleep((retention / LOOKS).clamp(SHORTEST, LONGEST)).await;
         while let Some(old) = old(events, retention) {
@@ -28,6 +29,9 @@ pub(super) async fn sweep(events: &ConfigService, retention: Duration) {
                 tracing::debug!(%error, "events that are over were not taken out of their table");
                 break;
             }
+        }
+        if let Err(error) = bookmarks.forget(retention).await {
+            tracing::debug!(%error, "the places of clients that are gone were not forgotten");
         }
     }
 }

@@ -25,7 +25,37 @@ const SHARED_STATE: usize = 512 * 1024;
 /// How long the live revisions may need to reach what this server shows already.
 const FOLLOW: Duration = Duration::from_secs(5);
 
+/// Between two attempts to look a client's place up.
+const AGAIN: Duration = Duration::from_secs(1);
+
 impl Source {
+    /// Looks up where a client begins that keeps nothing but its name. Until that is known, nothing is told to it.
+    pub(in crate::server::relay) async fn find(&mut self) {
+        let Stage::Find { end } = &mut self.stage else {
+            return;
+        };
+        *end = end.or_else(|| Some(self.station.hub.end_now()?.cursor));
+        let mut place = *end;
+        if let Some(bookmarks) = &self.app.relay.bookmarks {
+            loop {
+                let found = {
+                    // As for reading the journal; the semaphore is never closed.
+                    let _turn = self.app.journal.acquire().await;
+                    bookmarks.find(self.open.client()).await
+                };
+                match found {
+                    Ok(found) => {
+                        place = found.or(place);
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "a client's place is not known yet"),
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        self.stage = Stage::Begin(place);
+    }
+
     /// Begins at the end, if that is known and where the client wants to begin.
     pub(in crate::server::relay) fn begin_now(&mut self) {
         let wanted = self.first && !self.state && !self.lost && self.greeted;
