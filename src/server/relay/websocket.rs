@@ -7,32 +7,26 @@
 //! Reading, control frames and the end are the library's. Data frames go past its buffer, which is empty then: it would keep the
 //! size of the largest message for as long as the connection lives.
 
-use std::future::{Future, poll_fn};
+mod handshake;
+mod writing;
+
 use std::io;
-use std::io::IoSlice;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::http::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
-use axum::response::Response;
+use axum::body::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch as signal;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+pub(super) use self::handshake::{asked_for, open};
+use self::writing::{rest_of, write_all};
 use super::asked::Asked;
 use super::feed::Feed;
 use super::frames::Framing;
@@ -42,16 +36,12 @@ use super::source::Ended;
 use super::stopped;
 use crate::server::Shared;
 use crate::server::identity::Identity;
-use crate::server::problem::Problem;
 
 /// What a client says is small: acknowledgements and questions.
 const MAX_SAID: usize = 64 * 1024;
 
 /// Read at a time, and kept for each connection.
 const READ_BUFFER: usize = 1_024;
-
-/// Messages, and slices of memory, handed to the network at a time.
-const SLICES: usize = 64;
 
 /// What is sent at a time has to be taken within this, however slowly.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,9 +51,6 @@ const LAST: Duration = Duration::from_secs(1);
 
 /// How long the client's part of the closing is waited for.
 const CLOSING: Duration = Duration::from_secs(2);
-
-/// The protocol spoken, where a client names any.
-const PROTOCOL: &str = "sync-config";
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -122,74 +109,6 @@ enum Step {
     Said(Option<Result<Message, Error>>),
     Tell(Vec<Bytes>),
     Time,
-}
-
-/// Whether a request asks for a WebSocket.
-pub(super) fn asked_for(headers: &HeaderMap) -> bool {
-    lists(headers, &UPGRADE, "websocket")
-}
-
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|value| value.trim().eq_ignore_ascii_case(wanted))
-}
-
-/// Opens a WebSocket.
-pub(super) fn open(
-    app: Shared,
-    asked: Asked,
-    identity: Identity,
-    admitted: Admitted,
-    request: &mut Parts,
-) -> Result<Response, Problem> {
-    let headers = &request.headers;
-    if !lists(headers, &CONNECTION, "upgrade") || request.method != Method::GET {
-        return Err(Problem::bad_request(
-            "a WebSocket is asked for by GET with Connection: Upgrade",
-        ));
-    }
-    if !lists(headers, &SEC_WEBSOCKET_VERSION, "13") {
-        return Err(Problem::upgrade_required(
-            "the version of WebSocket is 13 here",
-        ));
-    }
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
-    let key =
-        key.ok_or_else(|| Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    let ours = lists(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
-    let accept = derive_accept_key(key.as_bytes());
-    let upgrade = request.extensions.remove::<OnUpgrade>();
-    let upgrade =
-        upgrade.ok_or_else(|| Problem::bad_request("this connection cannot become a WebSocket"))?;
-    let relay = app.clone();
-    app.relay.spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => {
-                Connection::new(relay, &asked, identity, admitted, upgraded)
-                    .await
-                    .run()
-                    .await;
-            }
-            Err(error) => tracing::debug!(%error, "a client went before it had its WebSocket"),
-        }
-    });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let accept = HeaderValue::from_str(&accept).map_err(|_| Problem::internal())?;
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    // A browser shows its API key beside this one, as another protocol; that must never be repeated.
-    if ours {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
-    }
-    Ok(response)
 }
 
 struct Connection {
@@ -394,51 +313,6 @@ impl Connection {
             self.admitted.open.told(told.revision.get(), at);
         }
         Ok(())
-    }
-}
-
-/// Writes all messages, as many as possible at a time. True when the client had to take something first, and did.
-async fn write_all(
-    io: &mut TokioIo<Upgraded>,
-    messages: &[Bytes],
-    stall: Duration,
-) -> Result<bool, End> {
-    let (mut first, mut skip, mut waited) = (0, 0, false);
-    while first < messages.len() {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut used = 0;
-        for (slice, message) in slices.iter_mut().zip(&messages[first..]) {
-            let from = if used == 0 { skip } else { 0 };
-            *slice = IoSlice::new(&message[from..]);
-            used += 1;
-        }
-        let mut writing = std::pin::pin!(io.write_vectored(&slices[..used]));
-        let written = poll_fn(|context| {
-            let polled = writing.as_mut().poll(context);
-            waited |= polled.is_pending();
-            polled
-        });
-        let mut written = taken(timeout(stall, async { Ok(written.await?) }).await)?;
-        if written == 0 {
-            return Err(End::Gone);
-        }
-        while written > 0 {
-            let left = messages[first].len() - skip;
-            if written < left {
-                skip += written;
-                break;
-            }
-            (written, first, skip) = (written - left, first + 1, 0);
-        }
-    }
-    Ok(waited)
-}
-
-/// Reads what is left of a client that broke the protocol: to close with that unread would take the reason away from it.
-async fn rest_of(io: &mut TokioIo<Upgraded>) {
-    let mut waste = [0; READ_BUFFER];
-    if io.shutdown().await.is_ok() {
-        while matches!(io.read(&mut waste).await, Ok(1..)) {}
     }
 }
 
