@@ -1,11 +1,12 @@
 //! The relay: how soon a thousand WebSockets, and five thousand, have a revision, what a burst of revisions costs, what an idle
-//! connection takes, and what the way through a server adds. The baseline is a server that writes ready frames to plain TCP
+//! connection takes, what the way through a server adds, and what a read costs behind it. The baseline is a server that writes ready frames to plain TCP
 //! sockets, a task for each.
 #![allow(clippy::expect_used, reason = "a benchmark that cannot run stops")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 mod support;
 
+use std::hint::black_box;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -28,6 +29,8 @@ const ROUNDS: usize = 21;
 const BURST: u64 = 200;
 /// Writes whose way is timed.
 const WRITES: usize = 300;
+/// Reads of a round.
+const READS: u32 = 500_000;
 /// Says that this process is the baseline's server, and how long its frames are.
 const RAW: &str = "SYNC_CONFIG_BENCH_RELAY_FRAME";
 
@@ -330,6 +333,48 @@ fn way(runtime: &Runtime, server: &Server) {
     });
 }
 
+/// Reads of an instance over the relay beside those of one on the database.
+fn reads(runtime: &Runtime, server: &Server) {
+    let database = runtime.block_on(server.database());
+    let relay = Process::relay(&database, 10);
+    let (local, remote) = runtime.block_on(async {
+        ready(relay.address).await;
+        let local = sync_config::connect(&database.url).await.expect("local");
+        local.set("limit", 7).await.expect("a write");
+        let url = format!("http://{}", relay.address);
+        let remote = sync_config::connect(&url).await.expect("remote");
+        (local, remote)
+    });
+    let handles = [&local, &remote].map(|config| config.live("limit", 0_u64).expect("a handle"));
+    let [near, far] = &handles;
+    let get = |config: &ConfigService| config.get_i64("limit", 0);
+    let figures = in_turn(
+        ROUNDS,
+        vec![
+            Case::per_call("`live` on the database", READS, || {
+                black_box(*near.load());
+            }),
+            Case::per_call("`live` over the relay", READS, || {
+                black_box(*far.load());
+            }),
+            Case::per_call("`get_i64` on the database", READS, || {
+                black_box(get(&local));
+            }),
+            Case::per_call("`get_i64` over the relay", READS, || {
+                black_box(get(&remote));
+            }),
+        ],
+    );
+    assert_eq!((*near.load(), *far.load(), get(&remote)), (7, 7, 7));
+    table("Reads of an instance over the relay, nanoseconds a call");
+    row(&figures[1], &figures[0], "ns", "ns", Target::AtMost(1.05));
+    row(&figures[3], &figures[2], "ns", "ns", Target::AtMost(1.05));
+    runtime.block_on(async {
+        remote.shutdown().await.expect("shut down");
+        local.shutdown().await.expect("shut down");
+    });
+}
+
 fn main() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -348,4 +393,5 @@ fn main() {
         fan_out(&runtime, &server, *count);
     }
     way(&runtime, &server);
+    reads(&runtime, &server);
 }
