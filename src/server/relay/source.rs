@@ -233,6 +233,16 @@ impl Source {
         }
     }
 
+    /// Tells of something part by part from now on.
+    fn in_parts(&self, parts: Parts, then: Cursor, on: On) -> Stage {
+        Stage::Tell {
+            parts: Box::new(parts),
+            then,
+            since: self.app.service.clock().now(),
+            on,
+        }
+    }
+
     /// Passes over what is not for the client.
     pub(super) fn skip(&mut self) {
         if let (Stage::Live, Some(told)) = (&self.stage, self.told)

@@ -177,12 +177,7 @@ impl Source {
             out.append(&mut frames);
             (self.told, self.stage) = (Some(then), Stage::Live);
         } else {
-            self.stage = Stage::Tell {
-                parts: Box::new(parts),
-                then,
-                since: clock.now(),
-                on: On::Ring,
-            };
+            self.stage = self.in_parts(parts, then, On::Ring);
         }
     }
 

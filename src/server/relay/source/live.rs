@@ -97,12 +97,7 @@ impl Source {
                 frames.iter().map(Bytes::len).sum()
             }
             Telling::Parts(parts) => {
-                self.stage = Stage::Tell {
-                    parts: Box::new(parts),
-                    then: cursor,
-                    since: self.app.service.clock().now(),
-                    on: On::Ring,
-                };
+                self.stage = self.in_parts(parts, cursor, On::Ring);
                 return 0;
             }
         };

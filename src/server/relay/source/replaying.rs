@@ -68,12 +68,7 @@ impl Source {
                 Telling::One(frame) => out.push(frame),
                 Telling::Many(frames) => out.extend_from_slice(&frames),
                 Telling::Parts(parts) => {
-                    self.stage = Stage::Tell {
-                        parts: Box::new(parts),
-                        then: cursor,
-                        since: self.app.service.clock().now(),
-                        on: On::Journal,
-                    };
+                    self.stage = self.in_parts(parts, cursor, On::Journal);
                     return;
                 }
             }
