@@ -17,6 +17,8 @@ mod cli_copy;
 mod cli_doctor;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_import;
+#[cfg(feature = "server")]
+mod cli_keys;
 #[cfg(all(feature = "server", feature = "remote"))]
 mod cli_remote;
 #[cfg(all(feature = "server", feature = "sqlite"))]
