@@ -137,13 +137,14 @@ pub(crate) async fn serve(
     let (stopping, stopped) = signal::channel(false);
     let relay =
         Relay::open(&service, options.events.as_ref(), options.relay).map_err(io::Error::other)?;
+    let keys = options.keys.as_ref().map(|(keys, _)| keys.clone());
     let door = match options.keys {
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
     let app = Arc::new(App {
         names: Names::of(service.clock().random()),
-        metrics: Metrics::of(service.clone()),
+        metrics: Metrics::of(service.clone(), keys),
         service,
         door,
         origins: options.origins,
