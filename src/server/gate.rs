@@ -20,6 +20,7 @@ use super::identity::Identity;
 use super::keyring::{self, Keyring, Refused};
 use super::origin;
 use super::problem::Problem;
+use super::strangers::Stranger;
 use super::throttle::Failures;
 use super::{App, Shared};
 
@@ -140,6 +141,9 @@ fn admit(app: &App, request: &Request, allowed: bool) -> Result<Identity, Proble
         Err(Refused::NoKey) => return Err(turned_away(locked, peer)),
     };
     if let Some(key) = identity.key() {
+        if let Some(stranger) = request.extensions().get::<Stranger>() {
+            stranger.introduce();
+        }
         key.pace().take().map_err(|wait| {
             Problem::too_many(
                 "the API key was used for more requests than it may make in a minute",

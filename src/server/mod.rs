@@ -31,6 +31,7 @@ mod query;
 mod relay;
 mod request_id;
 mod scope;
+mod strangers;
 mod throttle;
 
 use std::future::Future;
@@ -159,7 +160,8 @@ pub(crate) async fn serve(
     let tls = options.tls;
     let acceptor = tls.as_ref().map(Certificates::acceptor);
     let router = router(app.clone());
-    let patience = Patience::beside(options.relay.connections);
+    let locked = matches!(app.door, Door::Keys(_));
+    let patience = Patience::beside(options.relay.connections, locked);
     let server = connections::serve(listener, router, acceptor, patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
