@@ -153,6 +153,7 @@ pub(super) async fn batch(
     if numbered {
         entries::refuse_what_is_lost(&app)?;
     }
+    identity.demand_live()?;
     if dry_run {
         return rehearse(&*app.service.snapshot()?, batch.into_items()?, values);
     }

@@ -110,7 +110,7 @@ pub(super) async fn put(
     let (precondition, known) = demanded(&app, &key, &headers)?;
     let named = Named::of(&identity, &headers)?;
     let batch = |precondition| named.on(Batch::new().put_value(&key, value.clone(), precondition));
-    let written = write(&app, &headers, precondition, batch).await?;
+    let written = write(&app, &identity, &headers, precondition, batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
     let Some(entry) = entry else {
         // Only of a replay, which answers with what is there now.
@@ -162,7 +162,7 @@ pub(super) async fn delete(
             None => Batch::new().delete(&key),
         })
     };
-    let written = write(&app, &headers, precondition, batch).await?;
+    let written = write(&app, &identity, &headers, precondition, batch).await?;
     if !written.changed() {
         return Ok(place::told(written.cursor(), Problem::missing(&key)));
     }
@@ -173,10 +173,12 @@ pub(super) async fn delete(
 /// Writes; and once more where the key is at another revision that the headers name as well.
 async fn write(
     app: &Shared,
+    identity: &Identity,
     headers: &HeaderMap,
     precondition: Option<Precondition>,
     batch: impl Fn(Option<Precondition>) -> Batch,
 ) -> Result<Written, Problem> {
+    identity.demand_live()?;
     let refused = match app.service.write(batch(precondition)).await {
         Ok(written) => return Ok(written),
         Err(refused) => refused,
@@ -185,10 +187,11 @@ async fn write(
     match found
         .filter(|found| place::shown(app).is_ok_and(|at| etag::names(headers, at.epoch, *found)))
     {
-        Some(found) => Ok(app
-            .service
-            .write(batch(Some(Precondition::Revision(found))))
-            .await?),
+        Some(found) => {
+            identity.demand_live()?;
+            let again = batch(Some(Precondition::Revision(found)));
+            Ok(app.service.write(again).await?)
+        }
         None => Err(refused.into()),
     }
 }

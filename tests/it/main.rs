@@ -103,6 +103,8 @@ mod server_openapi;
 #[cfg(feature = "server")]
 mod server_pages;
 #[cfg(feature = "server")]
+mod server_revoked;
+#[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]
 mod server_watch;
