@@ -97,6 +97,8 @@ mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
 #[cfg(feature = "server")]
+mod server_memory;
+#[cfg(feature = "server")]
 mod server_metrics;
 #[cfg(feature = "server")]
 mod server_openapi;
