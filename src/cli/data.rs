@@ -46,6 +46,10 @@ pub(super) fn without_url(given: Option<&Path>, may_make: bool) -> Result<PathBu
     if file.exists() {
         return Ok(file);
     }
+    let cluster = file.with_file_name("data").join("PG_VERSION");
+    if given.is_some() && cluster.exists() {
+        return Err(local(&file));
+    }
     if given.is_some() && may_make {
         make_room(&file)?;
         return Ok(file);
@@ -55,6 +59,16 @@ pub(super) fn without_url(given: Option<&Path>, may_make: bool) -> Result<PathBu
          sqlite:/path/of/file.db), or run `sync-config serve` first, which makes that file (--data says where)",
         shown(&file.to_string_lossy())
     )))
+}
+
+/// Why no file is made in the directory of a private PostgreSQL, and how to reach that.
+fn local(file: &Path) -> Failure {
+    let dir = file.parent().unwrap_or(file).to_string_lossy();
+    let dir = shown(&dir);
+    Failure::Usage(format!(
+        "{dir} holds the private PostgreSQL of `serve --store pg-local`, and no SQLite file; while that runs, give \
+         --url \"postgres://postgres:$(cat '{dir}/password')@127.0.0.1:$(sed -n 4p '{dir}/data/postmaster.pid')/postgres\""
+    ))
 }
 
 /// The URL of a file.

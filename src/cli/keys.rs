@@ -9,6 +9,7 @@ use super::Failure;
 use super::args::{CreateKey, Keys, RotateKey};
 use super::out::{print, print_json, say};
 use crate::core::shown;
+use crate::error::Kind;
 use crate::keys::{self, KeyId, Listed, Name, Record, Refusal, Token, Wish};
 use crate::service::{Builder, ConfigService};
 use crate::settings::Settings;
@@ -45,7 +46,7 @@ async fn create(settings: Settings, wanted: CreateKey) -> Result<(), Failure> {
 
 async fn rotate(settings: Settings, wanted: RotateKey) -> Result<(), Failure> {
     let name = Name::parse(&wanted.identity)?;
-    let service = Builder::new(settings.migrate(false)).start().await?;
+    let service = open(settings).await?;
     let now = service.wall();
     let made = keys::rotate(&service, &name, wanted.expires, wanted.old_expires, now).await;
     finish(&service, &name, made, wanted.json).await
@@ -58,16 +59,25 @@ async fn finish(
     made: Result<(Token, Record), Refusal>,
     json: bool,
 ) -> Result<(), Failure> {
-    let now = service.wall();
-    service.shutdown().await?;
-    let (token, record) = made.map_err(|refusal| failure(name, refusal))?;
-    let listed = Listed::new(name, &record, now);
+    // First of all: the key is in the store, and nobody else knows its token.
+    let shown = match made {
+        Ok((token, record)) => show(
+            name,
+            &token,
+            &Listed::new(name, &record, service.wall()),
+            json,
+        ),
+        Err(refusal) => Err(failure(name, refusal)),
+    };
+    let ended = service.shutdown().await;
+    shown?;
+    Ok(ended?)
+}
+
+fn show(name: &Name, token: &Token, listed: &Listed, json: bool) -> Result<(), Failure> {
     if !json {
-        say(format_args!(
-            "{name}: key {}, {}",
-            listed.id,
-            rights(&listed)
-        ));
+        let (id, may) = (listed.id, rights(listed));
+        say(format_args!("{name}: key {id}, {may}"));
         say("it is shown this once; whoever has it has these rights:");
         return print(token.text());
     }
@@ -76,8 +86,22 @@ async fn finish(
     print_json(view)
 }
 
+/// The keys' store as it is: what only looks, or changes what is there, makes no table.
+async fn open(settings: Settings) -> Result<Arc<ConfigService>, Failure> {
+    let started = Builder::new(settings.migrate(false)).start().await;
+    if let Err(error) = &started
+        && (error.is_older_schema() || matches!(error.kind(), Kind::Refused { .. }))
+    {
+        say(
+            "sync-config: if the table of the API keys is not there yet, `sync-config migrate --keys` makes it; so does \
+             `sync-config keys create` with the first key, where its role may",
+        );
+    }
+    Ok(started?)
+}
+
 async fn list(settings: Settings, json: bool) -> Result<(), Failure> {
-    let service = Builder::new(settings.migrate(false)).start().await?;
+    let service = open(settings).await?;
     let (snapshot, now) = (service.snapshot(), service.wall());
     service.shutdown().await?;
     let snapshot = snapshot?;
@@ -118,11 +142,15 @@ async fn revoke(settings: Settings, identity: &str, id: Option<&str>) -> Result<
         KeyId::parse(text).ok_or_else(|| Failure::Usage(wrong.to_owned()))
     });
     let id = id.transpose()?;
-    let service = Builder::new(settings.migrate(false)).start().await?;
+    let service = open(settings).await?;
     let revoked = keys::revoke(&service, &name, id).await;
-    service.shutdown().await?;
-    let revoked = revoked.map_err(|refusal| failure(&name, refusal))?;
-    print_json(serde_json::json!({ "identity": name.as_str(), "revoked": revoked }))
+    let shown = match revoked {
+        Ok(ids) => print_json(serde_json::json!({ "identity": name.as_str(), "revoked": ids })),
+        Err(refusal) => Err(failure(&name, refusal)),
+    };
+    let ended = service.shutdown().await;
+    shown?;
+    Ok(ended?)
 }
 
 fn failure(name: &Name, refusal: Refusal) -> Failure {
@@ -147,6 +175,16 @@ fn rights(key: &Listed) -> String {
     };
     let expired = if key.expired { " (expired)" } else { "" };
     shown(&format!("{}{of}{limit}{expired}", key.role)).to_string()
+}
+
+/// Reads a prefix of keys. An empty one would be every key, which a variable that is not set must not give away.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "is empty, which would be every key; leave --prefix out if that is meant".to_owned(),
+        );
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads how long a key lives.

@@ -13,6 +13,10 @@ use crate::service::ConfigService;
 use crate::sync_config::SyncConfig;
 use crate::write::{Batch, Precondition};
 
+/// Why an entry that cannot be read is not written over.
+const STRANGE: &str = "it has an entry that is no key to this version, and may be one to a later version; \
+     use that version, or take all that it has with `revoke`, without --id, and create it anew";
+
 /// What a key is to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
@@ -57,6 +61,11 @@ impl Slot {
         self.record.as_ref().filter(|record| record.is_live(now))
     }
 
+    /// Whether it holds something that is no record to this version, of a later one perhaps, on whose servers it lets somebody in.
+    fn is_strange(&self) -> bool {
+        self.revision.is_some() && self.record.is_none()
+    }
+
     /// Empties it, if it holds something.
     fn empty(&self, batch: Batch) -> Batch {
         match self.revision {
@@ -82,7 +91,7 @@ fn slots(service: &ConfigService, name: &Name) -> Result<[Slot; 2], Error> {
 ///
 /// # Errors
 ///
-/// [`Refusal::Taken`] when it has a key that is live.
+/// [`Refusal::Taken`] when it has a key that is live, or something that is none to this version.
 pub(crate) async fn create(
     service: &ConfigService,
     name: &Name,
@@ -94,6 +103,9 @@ pub(crate) async fn create(
         return Err(Refusal::Taken(
             "it has a key already; `rotate` gives it a second one, `revoke` takes what it has",
         ));
+    }
+    if first.is_strange() || second.is_strange() {
+        return Err(Refusal::Taken(STRANGE));
     }
     let token = Token::draw()?;
     let record = Record {
@@ -119,7 +131,8 @@ pub(crate) async fn create(
 ///
 /// # Errors
 ///
-/// [`Refusal::Missing`] when it has none that is live, [`Refusal::Taken`] when it has two.
+/// [`Refusal::Missing`] when it has none that is live, [`Refusal::Taken`] when it has two, or one and something that is none to this
+/// version.
 pub(crate) async fn rotate(
     service: &ConfigService,
     name: &Name,
@@ -128,6 +141,9 @@ pub(crate) async fn rotate(
     now: SystemTime,
 ) -> Result<(Token, Record), Refusal> {
     let [first, second] = slots(service, name)?;
+    if first.is_strange() || second.is_strange() {
+        return Err(Refusal::Taken(STRANGE));
+    }
     let (old, free) = match (first.live(now), second.live(now)) {
         (Some(_), Some(_)) => {
             return Err(Refusal::Taken(
@@ -294,6 +310,37 @@ mod tests {
             revoke(&at, &name, None).await,
             Err(Refusal::Missing)
         ));
+        at.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_later_version_wrote_is_not_written_over() {
+        let at = service(&MemoryDatabase::new()).await;
+        let name = Name::parse("gateway").unwrap();
+        for (place, beside) in [("gateway/a", "gateway/b"), ("gateway/b", "gateway/a")] {
+            let later = Batch::new().put(place, serde_json::json!({ "version": 2 }));
+            at.write(later).await.unwrap();
+            let refused = create(&at, &name, wish(None), NOW).await;
+            assert!(matches!(refused, Err(Refusal::Taken(why)) if why.contains("revoke")));
+            // Beside a key of this version, too.
+            let (token, record) = (Token::draw().unwrap(), wish(None));
+            let record = Record {
+                id: token.id(),
+                hash: token.digest(),
+                role: record.role,
+                prefixes: record.prefixes,
+                created_at: NOW,
+                expires_at: None,
+                requests_per_minute: None,
+            };
+            at.write(Batch::new().put(beside, &record)).await.unwrap();
+            let refused = rotate(&at, &name, None, None, NOW).await;
+            assert!(matches!(refused, Err(Refusal::Taken(why)) if why.contains("revoke")));
+            assert!(at.get(place).unwrap().is_some(), "it is still there");
+            assert_eq!(revoke(&at, &name, None).await.unwrap(), [token.id()]);
+            assert!(at.get(place).unwrap().is_none());
+        }
+        create(&at, &name, wish(None), NOW).await.unwrap();
         at.shutdown().await.unwrap();
     }
 

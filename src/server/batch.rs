@@ -13,8 +13,9 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::asked::Asked;
+use self::asked::{Asked, AskedItem};
 
+use super::budget::{Share, whole};
 use super::identity::{Identity, Role};
 use super::openapi::{
     self, BadRequest, OutcomeUnknown, PreconditionFailed, RequestTimeout, TooLarge,
@@ -24,13 +25,16 @@ use super::{Shared, body, entries, etag, message, place};
 use crate::core::{Cursor, Entry, Epoch, Key, MAX_VALUE_BYTES, Revision, Snapshot, Value};
 use crate::sync_config::SyncConfig;
 use crate::wire::{json, timestamp};
-use crate::write::{Batch, Item, Precondition};
+use crate::write::{Batch, Item, Precondition, Written};
 
 /// A larger transaction holds other writers up for longer than a configuration store should.
 const MAX_ITEMS: usize = 10_000;
 
 /// Sixteen of the largest values.
 const MAX_BODY: usize = 16 * MAX_VALUE_BYTES;
+
+/// What an answer says of a key beside its name and value, at most.
+const BESIDE_VALUE: usize = 256;
 
 /// What became of a batch, or would.
 #[derive(Serialize, ToSchema)]
@@ -124,7 +128,7 @@ pub(super) async fn batch(
     refuse_conditions(&headers)?;
     let idempotency_key = idempotency_key(&headers)?;
     let what = format!("split the batch; a value may have {MAX_VALUE_BYTES}");
-    let (bytes, _share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
+    let (bytes, mut share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
     let asked: Asked =
         serde_json::from_slice(&bytes).map_err(|error| asked::not_a_batch(&error))?;
     drop(bytes);
@@ -133,32 +137,54 @@ pub(super) async fn batch(
         return Err(Problem::too_large(problem));
     }
     let (dry_run, values) = (asked.dry_run, asked.values);
+    if values && !dry_run {
+        // Before it is written: afterwards it is too late to say that there is no room for the answer.
+        share.grow(asked.items.iter().map(AskedItem::told).sum())?;
+    }
+    let mut batch = demanded(&app, &identity, asked)?;
+    if let Some(key) = idempotency_key {
+        batch = batch.idempotency_key(identity.once(key));
+    }
+    identity.demand_live()?;
+    if dry_run {
+        let state = app.service.snapshot()?;
+        return rehearse(&state, batch.into_items()?, values, share);
+    }
+    let written = app.service.write(batch).await?;
+    if values && written.replayed() {
+        // It answers with what is there now, which may be longer. Nothing was written.
+        let entries = written.keys().iter().filter_map(|key| key.entry());
+        share.grow(entries.map(|entry| entry.as_json().len()).sum())?;
+    }
+    tracing::debug!(revision = %written.revision(), keys = written.keys().len(), changed = written.changed(), "batch written");
+    Ok(done(&written, values, share))
+}
+
+/// The batch that was asked for, if whoever asks may write all of it.
+fn demanded(app: &Shared, identity: &Identity, asked: Asked) -> Result<Batch, Problem> {
     let actor = identity.actor(asked.actor.as_deref().map(asked::named).transpose()?);
-    let now = place::shown(&app)?;
+    let now = place::shown(app)?;
     let mut batch = Batch::new();
     let mut numbered = false;
     for item in asked.items {
         let key = Key::parse(&item.key)?;
         identity.demand_key(&key)?;
-        let condition = asked::condition(&item, &key, now.epoch)?;
+        let condition = asked::condition(&item, &key, now.epoch, asked.dry_run)?;
         numbered |= matches!(condition, Some(Precondition::Revision(_)));
         batch = asked::add(batch, &key, &item, condition)?;
     }
-    if let Some(actor) = actor {
-        batch = batch.actor(actor);
-    }
-    if let Some(key) = idempotency_key {
-        batch = batch.idempotency_key(identity.once(key));
-    }
     if numbered {
-        entries::refuse_what_is_lost(&app)?;
+        entries::refuse_what_is_lost(app)?;
     }
-    if dry_run {
-        return rehearse(&*app.service.snapshot()?, batch.into_items()?, values);
-    }
-    let written = app.service.write(batch).await?;
+    Ok(match actor {
+        Some(actor) => batch.actor(actor),
+        None => batch,
+    })
+}
+
+/// Says what became of a batch.
+fn done(written: &Written, values: bool, share: Share) -> Response {
     let cursor = written.cursor();
-    tracing::debug!(revision = %cursor.revision, keys = written.keys().len(), changed = written.changed(), "batch written");
     let keys = written.keys().iter().map(|key| {
         let entry = key.entry().map(|entry| &**entry);
         KeyAnswer::of(key.key(), key.changed(), entry, cursor.epoch, values)
@@ -174,16 +200,27 @@ pub(super) async fn batch(
         conflicts: None,
         keys: keys.collect(),
     };
-    Ok(told(cursor, &answer))
+    told(cursor, &answer, share)
 }
 
-fn told(cursor: Cursor, answer: &Answer<'_>) -> Response {
-    place::told(cursor, entries::as_json(json(answer)))
+fn told(cursor: Cursor, answer: &Answer<'_>, share: Share) -> Response {
+    place::told(cursor, whole(json(answer), share))
 }
 
 /// Says what would become of a batch.
-fn rehearse(state: &Snapshot, items: Vec<Item>, values: bool) -> Result<Response, Problem> {
+fn rehearse(
+    state: &Snapshot,
+    items: Vec<Item>,
+    values: bool,
+    mut share: Share,
+) -> Result<Response, Problem> {
     let cursor = state.cursor();
+    // Before the answer is made: a short question may be one for the whole store.
+    let told_of = |item: &Item| {
+        let value = state.get(&item.key).filter(|_| values);
+        BESIDE_VALUE + item.key.len() + value.map_or(0, |entry| entry.as_json().len())
+    };
+    share.grow(items.iter().map(told_of).sum())?;
     let mut conflicts = Vec::new();
     let mut keys = Vec::with_capacity(items.len());
     for item in &items {
@@ -211,7 +248,7 @@ fn rehearse(state: &Snapshot, items: Vec<Item>, values: bool) -> Result<Response
         conflicts: Some(conflicts),
         keys,
     };
-    Ok(told(cursor, &answer))
+    Ok(told(cursor, &answer, share))
 }
 
 /// The condition of an item that does not hold.
@@ -219,6 +256,7 @@ fn unmet(item: &Item, at: Option<Revision>) -> Option<Conflict> {
     let (holds, expected) = match item.precondition? {
         Precondition::Absent => (at.is_none(), "absent".to_owned()),
         Precondition::Present => (at.is_some(), "present".to_owned()),
+        asked::FOREIGN => (false, "at a revision of another history".to_owned()),
         Precondition::Revision(revision) => {
             let holds = at == Some(revision) && revision > Revision::ZERO;
             (holds, format!("at revision {revision}"))

@@ -1,7 +1,7 @@
 //! Bodies of requests.
 //!
 //! Guarantees: a body is read within a time and up to a length, and what all of them hold at once is bounded by a budget; a
-//! client that sends too much is still told so.
+//! client that sends too much is still told so, and one whose key ended meanwhile is told that.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use axum::http::header::CONTENT_LENGTH;
 use futures_util::StreamExt;
 
 use super::budget::{Budget, Share};
+use super::ending::is_over;
 use super::problem::Problem;
 
 /// How long a body may take. Shorter than the request's own timeout, so that a slow body is told as one.
@@ -53,7 +54,12 @@ async fn collect(
         let Some(piece) = data.next().await else {
             break;
         };
-        let piece = piece.map_err(|_| Problem::bad_request("the body ended early"))?;
+        let piece = piece.map_err(|error| {
+            if is_over(&error) {
+                return Problem::unauthorized();
+            }
+            Problem::bad_request("the body ended early")
+        })?;
         read += piece.len();
         if read <= most {
             share.grow(piece.len())?;

@@ -3,8 +3,13 @@
 //! Guarantees: whatever clients send, and however slowly they take what they asked for, it is no more than the budget; who
 //! would go beyond it is told to come again.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Problem;
@@ -14,6 +19,10 @@ const BYTES: usize = 128 * 1_048_576;
 
 /// The budget is counted in pieces of this many bytes, so that its number fits wherever a permit is counted.
 const PIECE: usize = 1_024;
+
+/// An answer goes out in parts of this size, and holds its share of memory until the last has gone. A shorter one is held by its
+/// connection, of which there are few enough.
+pub(super) const PART: usize = 64 * 1_024;
 
 /// The memory that is left.
 #[derive(Clone, Debug)]
@@ -67,6 +76,21 @@ impl Share {
         }
         Ok(())
     }
+}
+
+/// An answer in JSON that gives its share back when it is sent.
+pub(super) fn whole(text: String, share: Share) -> Response {
+    let media = [(CONTENT_TYPE, "application/json")];
+    let text = Bytes::from(text);
+    if text.len() <= PART {
+        return (media, Body::from(text)).into_response();
+    }
+    let parts = stream::unfold((text, share), async |(mut text, share)| {
+        let part = text.split_to(text.len().min(PART));
+        (!part.is_empty()).then_some((Ok::<_, Infallible>(part), (text, share)))
+    });
+    // What compresses asks once more after the end.
+    (media, Body::from_stream(parts.fuse())).into_response()
 }
 
 #[cfg(test)]

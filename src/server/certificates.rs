@@ -31,6 +31,8 @@ pub(crate) struct Certificates {
     provider: Arc<CryptoProvider>,
     current: Arc<Current>,
     acceptor: TlsAcceptor,
+    /// The files as they were before they were first read: what changes from then on is read again.
+    first: Stamp,
     /// Asks for the files to be read now.
     again: Arc<Notify>,
 }
@@ -67,8 +69,9 @@ impl Certificates {
     ) -> Result<Self, String> {
         let files = Files { certificate, key };
         let provider = Arc::new(ring::default_provider());
-        let first = files.read(&provider)?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(first)));
+        let first = files.stamp();
+        let current = files.read(&provider)?;
+        let current = Arc::new(Current(ArcSwap::from_pointee(current)));
         let config = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS: {error}"))?;
@@ -81,6 +84,7 @@ impl Certificates {
             provider,
             current,
             acceptor: Arc::new(config).into(),
+            first,
             again,
         })
     }
@@ -91,7 +95,7 @@ impl Certificates {
 
     /// Reads the files again whenever they change, until it is dropped.
     pub(super) async fn tend(&self) {
-        let mut known = self.stamp().await;
+        let mut known = self.first;
         loop {
             let asked = tokio::time::timeout(LOOK, self.again.notified())
                 .await
@@ -106,9 +110,7 @@ impl Certificates {
 
     async fn stamp(&self) -> Stamp {
         let files = self.files.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            Some([stamp(&files.certificate)?, stamp(&files.key)?])
-        });
+        let looked = tokio::task::spawn_blocking(move || files.stamp());
         looked.await.ok().flatten()
     }
 
@@ -139,6 +141,10 @@ impl fmt::Debug for Certificates {
 }
 
 impl Files {
+    fn stamp(&self) -> Stamp {
+        Some([stamp(&self.certificate)?, stamp(&self.key)?])
+    }
+
     fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
         let chain = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -180,4 +186,48 @@ fn number(metadata: &Metadata) -> u64 {
 #[cfg(not(unix))]
 fn number(_metadata: &Metadata) -> u64 {
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// A new certificate in the files, as it is shown to clients.
+    fn renew(files: [&Path; 2]) -> Vec<u8> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(files[0], certificate.pem()).unwrap();
+        std::fs::write(files[1], key.serialize_pem()).unwrap();
+        certificate.der().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_renewed_before_the_server_serves_is_shown() {
+        let name = format!("sync-config-certificates-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let (certificate, key) = (dir.join("server.pem"), dir.join("server.key"));
+        renew([&certificate, &key]);
+        let again = Arc::new(Notify::new());
+        let loaded = Certificates::load(certificate.clone(), key.clone(), again).unwrap();
+        // What a start waits for meanwhile, a database for instance, may take its time.
+        let newest = renew([&certificate, &key]);
+        let shown = async {
+            while loaded.current.0.load().cert[0].as_ref() != newest {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let ended = timeout(Duration::from_secs(20), async {
+            tokio::select! {
+                () = shown => true,
+                () = loaded.tend() => false,
+            }
+        });
+        assert_eq!(ended.await, Ok(true));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

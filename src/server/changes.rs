@@ -3,17 +3,12 @@
 //! Guarantees: the revisions are dense and each is whole, with old and new values, as far as the scope goes; one answer is
 //! bounded whatever was asked for; who cannot be led on is told so, never given a gap.
 
-use std::convert::Infallible;
-
-use axum::body::{Body, Bytes};
 use axum::extract::{Extension, OriginalUri, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::budget::Share;
+use super::budget::whole;
 use super::identity::Identity;
 use super::openapi::{self, BadRequest, Gone};
 use super::problem::Problem;
@@ -28,9 +23,6 @@ const MAX_LIMIT: u32 = HISTORY_REVISIONS as u32;
 
 /// Revisions of an answer that was not asked for a number of them.
 const USUAL_LIMIT: u32 = 100;
-
-/// An answer goes out in pieces of this size, and holds its share of memory until the last has gone.
-const PIECE: usize = 64 * 1024;
 
 /// Revisions after a place.
 #[derive(Serialize, ToSchema)]
@@ -175,18 +167,4 @@ fn view<'a>(recorded: &'a Recorded, scope: &Scope) -> RevisionView<'a> {
             .map(|change| ChangeView::from(change).made_by(cursor.revision, at))
             .collect(),
     }
-}
-
-/// An answer that gives its share back when it is sent.
-fn whole(text: String, share: Share) -> Response {
-    let media = [(CONTENT_TYPE, "application/json")];
-    let text = Bytes::from(text);
-    if text.len() <= PIECE {
-        return (media, Body::from(text)).into_response();
-    }
-    let pieces = stream::unfold((text, share), async |(mut text, share)| {
-        let piece = text.split_to(text.len().min(PIECE));
-        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (text, share)))
-    });
-    (media, Body::from_stream(pieces)).into_response()
 }

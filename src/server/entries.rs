@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::batch::idempotency_key;
+use super::budget::{PART, Share, whole};
 use super::identity::{Identity, Role};
 use super::openapi::{
     self, AlreadyDone, BadRequest, Deleted, NotFound, OutcomeUnknown, PreconditionFailed,
@@ -65,7 +66,11 @@ pub(super) async fn read(
     if etag::has(&headers, &tag)? {
         return Ok(place::told(at, (StatusCode::NOT_MODIFIED, [(ETAG, tag)])));
     }
-    Ok(place::told(at, shown(StatusCode::OK, &entry, tag)))
+    let mut share = app.budget.share();
+    if entry.as_json().len() > PART {
+        share.grow(entry.as_json().len())?;
+    }
+    Ok(place::told(at, shown(StatusCode::OK, &entry, tag, share)))
 }
 
 /// Put a value
@@ -99,7 +104,7 @@ pub(super) async fn put(
     identity.demand(Role::Write)?;
     identity.demand_key(&key)?;
     let what = format!("a value may have {MAX_VALUE_BYTES}");
-    let (body, _share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
+    let (body, share) = body::read(&headers, body, MAX_BODY, &what, &app.budget).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|_| Problem::bad_request("the body is not UTF-8, which JSON has to be"))?;
     let value = Value::parse(text).map_err(|error| {
@@ -110,7 +115,8 @@ pub(super) async fn put(
     let (precondition, known) = demanded(&app, &key, &headers)?;
     let named = Named::of(&identity, &headers)?;
     let batch = |precondition| named.on(Batch::new().put_value(&key, value.clone(), precondition));
-    let written = write(&app, &headers, precondition, batch).await?;
+    drop(body);
+    let written = write(&app, &identity, &headers, precondition, batch).await?;
     let entry = written.keys().first().and_then(|key| key.entry());
     let Some(entry) = entry else {
         // Only of a replay, which answers with what is there now.
@@ -127,7 +133,11 @@ pub(super) async fn put(
         StatusCode::OK
     };
     let tag = etag::of(written.cursor().epoch, entry.revision());
-    Ok(place::told(written.cursor(), shown(status, entry, tag)))
+    // What was sent is no longer held: its share is the answer's. What was written cannot be refused for want of more.
+    Ok(place::told(
+        written.cursor(),
+        shown(status, entry, tag, share),
+    ))
 }
 
 /// Delete a key
@@ -162,7 +172,7 @@ pub(super) async fn delete(
             None => Batch::new().delete(&key),
         })
     };
-    let written = write(&app, &headers, precondition, batch).await?;
+    let written = write(&app, &identity, &headers, precondition, batch).await?;
     if !written.changed() {
         return Ok(place::told(written.cursor(), Problem::missing(&key)));
     }
@@ -173,10 +183,12 @@ pub(super) async fn delete(
 /// Writes; and once more where the key is at another revision that the headers name as well.
 async fn write(
     app: &Shared,
+    identity: &Identity,
     headers: &HeaderMap,
     precondition: Option<Precondition>,
     batch: impl Fn(Option<Precondition>) -> Batch,
 ) -> Result<Written, Problem> {
+    identity.demand_live()?;
     let refused = match app.service.write(batch(precondition)).await {
         Ok(written) => return Ok(written),
         Err(refused) => refused,
@@ -185,10 +197,11 @@ async fn write(
     match found
         .filter(|found| place::shown(app).is_ok_and(|at| etag::names(headers, at.epoch, *found)))
     {
-        Some(found) => Ok(app
-            .service
-            .write(batch(Some(Precondition::Revision(found))))
-            .await?),
+        Some(found) => {
+            identity.demand_live()?;
+            let again = batch(Some(Precondition::Revision(found)));
+            Ok(app.service.write(again).await?)
+        }
         None => Err(refused.into()),
     }
 }
@@ -243,8 +256,8 @@ impl Named {
     }
 }
 
-fn shown(status: StatusCode, entry: &Entry, tag: String) -> Response {
-    let mut response = as_json(json(&EntryView(entry)));
+fn shown(status: StatusCode, entry: &Entry, tag: String, share: Share) -> Response {
+    let mut response = whole(json(&EntryView(entry)), share);
     *response.status_mut() = status;
     if let Ok(tag) = tag.parse() {
         response.headers_mut().insert(ETAG, tag);
@@ -252,7 +265,7 @@ fn shown(status: StatusCode, entry: &Entry, tag: String) -> Response {
     response
 }
 
-pub(super) fn as_json(body: String) -> Response {
+fn as_json(body: String) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -1,17 +1,36 @@
-//! Entity tags: `"<first 8 digits of the epoch>-<revision>"`, opaque to clients.
+//! Entity tags: `"<first 8 digits of the epoch>-<revision>"`, opaque to clients; a list of some keys has a third part that says of
+//! which.
 //!
-//! Guarantees: a tag of another epoch never matches; the precondition made of a tag is decided inside the database.
+//! Guarantees: a tag of another epoch never matches, and neither does that of a list of other keys; the precondition made of a tag is decided inside the database.
 
 use axum::http::HeaderMap;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
+use super::scope::Scope;
 use crate::core::{Epoch, Revision};
 use crate::write::Precondition;
 
 /// The tag of something that was last changed by a revision.
 pub(super) fn of(epoch: Epoch, revision: Revision) -> String {
     format!("\"{}-{revision}\"", short(epoch))
+}
+
+/// The tag of the entries of a scope at a revision. Whoever comes with another key sees another part of the same list.
+pub(super) fn of_list(epoch: Epoch, revision: Revision, scope: &Scope) -> String {
+    if scope.is_all() {
+        return of(epoch, revision);
+    }
+    let mut digest = Sha256::new();
+    for prefix in scope.prefixes() {
+        digest.update(prefix.len().to_le_bytes());
+        digest.update(prefix.as_bytes());
+    }
+    let digest = digest.finalize();
+    let digits = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
+    let digits: String = digits.collect();
+    format!("\"{}-{revision}-{digits}\"", short(epoch))
 }
 
 fn short(epoch: Epoch) -> String {
@@ -149,6 +168,29 @@ mod tests {
             "W/\"0123abcd-7\"",
         ] {
             assert_eq!(parse(wrong, EPOCH), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lists_of_other_keys_have_other_tags() {
+        let of = |scope: &Scope| of_list(EPOCH, Revision::new(7), scope);
+        assert_eq!(of(&Scope::all()), "\"0123abcd-7\"");
+        let scopes = [
+            Scope::all(),
+            Scope::of::<&str>([]),
+            Scope::of(["a"]),
+            Scope::of(["a", "b"]),
+            Scope::of(["ab"]),
+        ];
+        let tags: std::collections::BTreeSet<String> = scopes.iter().map(of).collect();
+        assert_eq!(tags.len(), scopes.len(), "{tags:?}");
+        assert_eq!(
+            of(&Scope::of(["b", "a/x", "a"])),
+            of(&Scope::of(["a", "b"]))
+        );
+        for tag in &tags {
+            let writes = tag.matches('-').count() == 1;
+            assert_eq!(parse(tag, EPOCH).is_some(), writes, "{tag}");
         }
     }
 

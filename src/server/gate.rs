@@ -15,11 +15,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::connections::Peer;
-use super::ending::ending;
+use super::ending::{ending, sent};
 use super::identity::Identity;
 use super::keyring::{self, Keyring, Refused};
 use super::origin;
 use super::problem::Problem;
+use super::strangers::Stranger;
 use super::throttle::Failures;
 use super::{App, Shared};
 
@@ -85,7 +86,7 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
             name = Some(identity.name().clone());
             own = identity.key().is_some();
             request.extensions_mut().insert(identity.clone());
-            ending(next.run(request).await, identity)
+            answered(request, next, identity).await
         }
     };
     let status = response.status().as_u16();
@@ -107,6 +108,20 @@ pub(super) async fn gate(State(app): State<Shared>, mut request: Request, next: 
         origin::open(headers, site);
     }
     response
+}
+
+/// Answers a request while its key lets somebody in. A question is given up when the key ends, and a body is no longer taken; a
+/// write that was begun goes on, since nobody could say what became of it.
+async fn answered(request: Request, next: Next, identity: Identity) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let request = sent(request, &identity);
+        return ending(next.run(request).await, identity);
+    }
+    tokio::select! {
+        biased;
+        () = identity.ended() => Problem::unauthorized().into_response(),
+        response = next.run(request) => ending(response, identity),
+    }
 }
 
 /// Says who asks.
@@ -140,6 +155,9 @@ fn admit(app: &App, request: &Request, allowed: bool) -> Result<Identity, Proble
         Err(Refused::NoKey) => return Err(turned_away(locked, peer)),
     };
     if let Some(key) = identity.key() {
+        if let Some(stranger) = request.extensions().get::<Stranger>() {
+            stranger.introduce();
+        }
         key.pace().take().map_err(|wait| {
             Problem::too_many(
                 "the API key was used for more requests than it may make in a minute",

@@ -92,6 +92,14 @@ impl Identity {
         self.key.as_ref()
     }
 
+    /// Lets it pass if its key has not ended since it was let in: for what was waited for before it is done.
+    pub(super) fn demand_live(&self) -> Result<(), Problem> {
+        match &self.key {
+            Some(key) if *key.ended().borrow() => Err(Problem::unauthorized()),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets it pass if it has a role.
     pub(super) fn demand(&self, role: Role) -> Result<(), Problem> {
         if self.role >= Some(role) {

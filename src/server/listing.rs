@@ -88,7 +88,7 @@ pub(super) async fn list(
             (at, entries, next)
         }
     };
-    let tag = etag::of(at.epoch, at.revision);
+    let tag = etag::of_list(at.epoch, at.revision, &scope);
     etag::demand(&headers, Some(&tag))?;
     if etag::has(&headers, &tag)? {
         let unchanged = (StatusCode::NOT_MODIFIED, [(ETAG, tag)]);

@@ -31,6 +31,7 @@ mod query;
 mod relay;
 mod request_id;
 mod scope;
+mod strangers;
 mod throttle;
 
 use std::future::Future;
@@ -137,13 +138,14 @@ pub(crate) async fn serve(
     let (stopping, stopped) = signal::channel(false);
     let relay =
         Relay::open(&service, options.events.as_ref(), options.relay).map_err(io::Error::other)?;
+    let keys = options.keys.as_ref().map(|(keys, _)| keys.clone());
     let door = match options.keys {
         Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
         None => Door::Open { bound },
     };
     let app = Arc::new(App {
         names: Names::of(service.clock().random()),
-        metrics: Metrics::of(service.clone()),
+        metrics: Metrics::of(service.clone(), keys),
         service,
         door,
         origins: options.origins,
@@ -158,7 +160,8 @@ pub(crate) async fn serve(
     let tls = options.tls;
     let acceptor = tls.as_ref().map(Certificates::acceptor);
     let router = router(app.clone());
-    let patience = Patience::beside(options.relay.connections);
+    let locked = matches!(app.door, Door::Keys(_));
+    let patience = Patience::beside(options.relay.connections, locked);
     let server = connections::serve(listener, router, acceptor, patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {

@@ -73,7 +73,7 @@ fn wait(until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
 }
 
 /// An address as far as it tells one client from another: of an IPv6 network a client has all of a /64 to choose from.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

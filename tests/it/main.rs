@@ -17,6 +17,8 @@ mod cli_copy;
 mod cli_doctor;
 #[cfg(all(feature = "cli", feature = "sqlite"))]
 mod cli_import;
+#[cfg(feature = "server")]
+mod cli_keys;
 #[cfg(all(feature = "server", feature = "remote"))]
 mod cli_remote;
 #[cfg(all(feature = "server", feature = "sqlite"))]
@@ -97,11 +99,15 @@ mod server_life;
 #[cfg(feature = "server")]
 mod server_limits;
 #[cfg(feature = "server")]
+mod server_memory;
+#[cfg(feature = "server")]
 mod server_metrics;
 #[cfg(feature = "server")]
 mod server_openapi;
 #[cfg(feature = "server")]
 mod server_pages;
+#[cfg(feature = "server")]
+mod server_revoked;
 #[cfg(feature = "server")]
 mod server_tls;
 #[cfg(feature = "server")]

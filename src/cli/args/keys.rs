@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use crate::cli::keys::lifetime;
+use crate::cli::keys::{lifetime, prefix};
 use crate::keys::Role;
 
 #[derive(Debug, Subcommand)]
@@ -36,8 +36,8 @@ pub(in crate::cli) struct CreateKey {
     /// What it may do: a writer reads as well, an admin does everything.
     #[arg(long)]
     pub(in crate::cli) role: Role,
-    /// Only keys that begin with this; several times, for several of them.
-    #[arg(long, value_name = "PREFIX")]
+    /// Only keys that begin with this; several times, for several of them. Without it every key.
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     pub(in crate::cli) prefix: Vec<String>,
     /// How long it lets somebody in, 90d for example; without it until it is revoked.
     #[arg(long, value_name = "TIME", value_parser = lifetime)]

@@ -1,10 +1,14 @@
 //! What a batch should look like, and what its items demand.
 
+use std::fmt;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::core::{Epoch, Key, Revision, Value};
+use super::MAX_ITEMS;
+use crate::core::{Epoch, Key, Revision, Value, canonical};
 use crate::error::{Error, Kind};
 use crate::server::body::misread;
 use crate::server::problem::Problem;
@@ -24,6 +28,7 @@ const SHAPE: &str = "write {\"items\":[{\"key\":…,\"value\":…} or {\"key\":�
 #[schema(as = Batch)]
 pub(in crate::server) struct Asked {
     #[schema(value_type = Vec<openapi::BatchItem>, min_items = 1, max_items = 10_000)]
+    #[serde(deserialize_with = "items")]
     pub(super) items: Vec<AskedItem>,
     /// Only says what would become of it.
     #[serde(default)]
@@ -63,11 +68,47 @@ pub(in crate::server) struct AskedItem {
     if_match: Option<String>,
 }
 
+impl AskedItem {
+    /// How long its value is in an answer: as the store will hold it. What is none is refused before there is an answer.
+    pub(super) fn told(&self) -> usize {
+        let text = self.value.as_ref().map(|value| canonical(value.get()));
+        text.and_then(Result::ok).map_or(0, |text| text.len())
+    }
+}
+
 /// Tells `null` from absence: as a value it is one, and a condition that a client forgot to set is none to be passed over.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// Reads one item more than a batch may have at most, so that it is told from one that may be: 16 MiB of the shortest items would
+/// take ten times as much as items.
+fn items<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<AskedItem>, D::Error> {
+    struct Items;
+
+    impl<'de> Visitor<'de> for Items {
+        type Value = Vec<AskedItem>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = list.next_element()? {
+                items.push(item);
+                if items.len() > MAX_ITEMS {
+                    while list.next_element::<IgnoredAny>()?.is_some() {}
+                    break;
+                }
+            }
+            Ok(items)
+        }
+    }
+
+    deserializer.deserialize_seq(Items)
 }
 
 /// A name for the journal is a line.
@@ -105,11 +146,16 @@ pub(super) fn add(
     }
 }
 
-/// What an item demands of its key.
+/// What a tag of another history demands of a key, in a rehearsal: a revision that no store counts to, and that none can be asked
+/// for by number.
+pub(super) const FOREIGN: Precondition = Precondition::Revision(Revision::new(i64::MAX as u64));
+
+/// What an item demands of its key. A tag of another history is refused where something would be written.
 pub(super) fn condition(
     item: &AskedItem,
     key: &Key,
     epoch: Epoch,
+    dry_run: bool,
 ) -> Result<Option<Precondition>, Problem> {
     let mut demands = Vec::new();
     if item.if_absent {
@@ -128,7 +174,8 @@ pub(super) fn condition(
         }
     }
     if let Some(tag) = &item.if_match {
-        demands.push(etag::named(tag, epoch).ok_or_else(|| {
+        let foreign = dry_run.then_some(FOREIGN);
+        demands.push(etag::named(tag, epoch).or(foreign).ok_or_else(|| {
             let problem = format!(
                 "not applied: ifMatch of key \"{key}\" names no revision of this store's present history; read the key again"
             );
@@ -204,7 +251,11 @@ mod tests {
         let epoch = Epoch::from_u128(0x0123_abcd << 96);
         let demand = |more: &str| {
             let item = item(&format!("{{\"key\":\"k\",\"value\":1{more}}}"));
-            condition(&item, &Key::stored("k"), epoch).ok()
+            let key = Key::stored("k");
+            let rehearsed = condition(&item, &key, epoch, true).ok();
+            let written = condition(&item, &key, epoch, false).ok();
+            assert!(written == rehearsed || rehearsed == Some(Some(FOREIGN)));
+            written
         };
         assert_eq!(demand(""), Some(None));
         let at = Some(Some(Precondition::Revision(Revision::new(7))));
@@ -231,5 +282,25 @@ mod tests {
         ] {
             assert_eq!(demand(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_is_too_long_is_read_no_further_than_it_takes_to_say_so() {
+        let of = |count: usize| {
+            format!(
+                r#"{{"items":[{}]}}"#,
+                vec![r#"{"key":""}"#; count].join(",")
+            )
+        };
+        for (count, read_items) in [
+            (0, 0),
+            (MAX_ITEMS, MAX_ITEMS),
+            (MAX_ITEMS + 1, MAX_ITEMS + 1),
+            (20 * MAX_ITEMS, MAX_ITEMS + 1),
+        ] {
+            assert_eq!(read(&of(count)).unwrap().items.len(), read_items, "{count}");
+        }
+        let broken = of(20 * MAX_ITEMS).replace("]}", ",}");
+        assert!(read(&broken).is_err(), "the rest is JSON all the same");
     }
 }

@@ -37,12 +37,12 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn of(service: Arc<ConfigService>) -> Self {
+    pub(super) fn of(service: Arc<ConfigService>, keys: Option<Arc<ConfigService>>) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = prometheus_client::metrics::info::Info::new(version);
         registry.register("build", "The version that runs", build);
-        registry.register_collector(Box::new(Replica::of(service)));
+        registry.register_collector(Box::new(Replica::of(service, keys)));
         let http = Http::registered(&mut registry);
         let relay = Relay::registered(&mut registry);
         Self {

@@ -17,11 +17,13 @@ use crate::status::Mode;
 /// Reads the instance whenever somebody asks.
 pub(super) struct Replica {
     service: Arc<ConfigService>,
+    /// The store of the API keys.
+    keys: Option<Arc<ConfigService>>,
 }
 
 impl Replica {
-    pub(super) fn of(service: Arc<ConfigService>) -> Self {
-        Self { service }
+    pub(super) fn of(service: Arc<ConfigService>, keys: Option<Arc<ConfigService>>) -> Self {
+        Self { service, keys }
     }
 }
 
@@ -39,7 +41,8 @@ impl Collector for Replica {
         page.repairs(&vitals)?;
         page.listener(&vitals)?;
         page.journal(&vitals)?;
-        page.subscribers(&vitals)
+        page.subscribers(&vitals)?;
+        page.keys(self.keys.as_deref())
     }
 }
 
@@ -136,6 +139,15 @@ impl Page<'_> {
         self.counter("subscribers_lagged", help, counters.subscribers_lagged)?;
         let help = "Callbacks that panicked";
         self.counter("callback_panics", help, counters.callback_panics)
+    }
+
+    fn keys(&mut self, keys: Option<&ConfigService>) -> fmt::Result {
+        let help = "For how long the store of the API keys has not proven that those known are all; beyond --keys-max-staleness nobody is let in; 0 where none are asked for";
+        match keys.map(ConfigService::unproven) {
+            None => self.seconds("keys_staleness", help, Duration::ZERO),
+            Some(Some(unproven)) => self.seconds("keys_staleness", help, unproven),
+            Some(None) => Ok(()),
+        }
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {

@@ -6,10 +6,14 @@
 mod problems;
 mod schemas;
 
+use std::io::{self, Write};
 use std::sync::LazyLock;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::response::{IntoResponse, Response as Answer};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{HttpMethod, Operation, Parameter};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
@@ -218,13 +222,56 @@ pub(super) fn endpoints() -> &'static [String] {
     get, path = "/openapi.json", tag = "operation", operation_id = "document",
     responses((status = 200, description = "The API as OpenAPI 3.1", body = Object, content_type = "application/json"))
 )]
-pub(super) async fn document() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT.0.as_str())
+pub(super) async fn document(headers: HeaderMap) -> Answer {
+    let media = (CONTENT_TYPE, "application/json");
+    match &*COMPRESSED {
+        Ok(bytes) if takes_gzip(&headers) => {
+            let coding = [media, (CONTENT_ENCODING, "gzip"), (VARY, "accept-encoding")];
+            (coding, bytes.as_slice()).into_response()
+        }
+        _ => ([media], DOCUMENT.0.as_str()).into_response(),
+    }
+}
+
+/// The document as gzip, made once: whoever reaches the address may ask for it, without a key and as often as he likes.
+static COMPRESSED: LazyLock<io::Result<Vec<u8>>> = LazyLock::new(|| {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(DOCUMENT.0.as_bytes())?;
+    encoder.finish()
+});
+
+/// Whether an answer may be gzip: it is named, and not with the quality 0.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter();
+    let codings = values.filter_map(|value| value.to_str().ok());
+    codings.flat_map(|text| text.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let named = (parts.next()).is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let none = |quality: &str| quality.bytes().all(|digit| b"0.".contains(&digit));
+        named && !parts.any(|part| part.strip_prefix("q=").is_some_and(none))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gzip_is_for_those_who_name_it() {
+        let takes = |text: &'static str| {
+            takes_gzip(&HeaderMap::from_iter([(
+                ACCEPT_ENCODING,
+                text.parse().unwrap(),
+            )]))
+        };
+        for text in ["gzip", "br, GZIP", "gzip;q=0.5, br", "gzip; q=1"] {
+            assert!(takes(text), "{text}");
+        }
+        for text in ["", "br", "gzip;q=0", "gzip; q=0.000", "x-gzip", "identity"] {
+            assert!(!takes(text), "{text}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
 
     #[test]
     fn the_document_that_is_checked_in_is_that_of_the_code() {

@@ -368,7 +368,7 @@ described! {
         .description(Some("A place in the history: dense and in commit order; 0 before the first change")),
     Epoch: text("Names one unbroken history").format(Some(SchemaFormat::Custom("uuid".to_owned()))),
     Cursor: text("A place in the history; opaque").pattern(Some("^[0-9a-f]{32}-[0-9]{1,19}-[0-9a-f]{32}$")),
-    ETag: text("An entity tag: it names the revision that last changed the entry").pattern(Some("^\"[0-9a-f]{8}-[0-9]{1,19}\"$")),
+    ETag: text("An entity tag: it names the revision that last changed the entry; of a list its revision, and the keys that it is of where those are not all").pattern(Some("^\"[0-9a-f]{8}-[0-9]{1,19}(-[0-9a-f]{16})?\"$")),
     ETags: text("Entity tags with commas between, or `*`").pattern(Some("^([*]|(W/)?\"[!#-~]*\"(, *(W/)?\"[!#-~]*\")*)$")),
     Any: text("`*`").pattern(Some("^[*]$")),
     IdempotencyKey: text("1 to 255 visible ASCII characters").pattern(Some("^[!-~]{1,255}$")),

@@ -169,6 +169,7 @@ pub(in crate::server) async fn publish(
     if let Some(key) = idempotency {
         batch = batch.idempotency_key(key);
     }
+    identity.demand_live()?;
     let written = station.service.write(batch).await?;
     let answer = json!({
         "id": event.id,
