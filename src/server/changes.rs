@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::budget::Share;
+use super::budget::{self, Share};
 use super::identity::Identity;
 use super::openapi::{self, BadRequest, Gone};
 use super::problem::Problem;
@@ -147,6 +147,13 @@ pub(super) async fn changes(
             .collect(),
     };
     let text = json(&page);
+    if text.len() > budget::BYTES {
+        // Trying again would never help.
+        return Err(Problem::too_old(format!(
+            "what follows is larger than an answer may be, which is {} bytes; begin anew with the state, GET /v1/config",
+            budget::BYTES
+        )));
+    }
     let mut share = app.budget.share();
     share.grow(text.len())?;
     Ok(place::told(next, whole(text, share)))
