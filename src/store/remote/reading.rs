@@ -11,7 +11,7 @@ use super::connect::CONNECT_TIMEOUT;
 use super::elements::Strange;
 use super::fault::strange;
 use super::http::{Answer, Limits};
-use super::listener::{Read, Revisions};
+use super::journal::{Read, Revisions};
 use super::session::Unwelcome;
 use super::wire::{Both, MAX_REVISION, Recorded as Told};
 use super::writing::refusal;
