@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     /// A setting's error with the file and line, the variable or the flag that it comes from.
     #[error("{place}: {problem}")]
     Placed { place: String, problem: String },
-    #[error("not ready: nothing has been loaded from the database yet")]
+    #[error("not ready: nothing has been loaded from the store yet")]
     NotReady,
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -51,13 +51,11 @@ pub(crate) enum Kind {
     Denied { what: String, problem: String },
     #[error("{what}: {problem}; the schema is missing or older: run `sync-config migrate`")]
     OlderSchema { what: String, problem: String },
-    #[error("{what}: the database cannot be reached ({problem}); nothing was written")]
+    #[error("{what}: the store cannot be reached ({problem}); nothing was written")]
     Unavailable { what: String, problem: String },
     #[error("{what}: not applied ({problem}); it can be tried again")]
     Retryable { what: String, problem: String },
-    #[error(
-        "{what}: the database's answer was lost ({problem}); whether it was applied is unknown"
-    )]
+    #[error("{what}: the store's answer was lost ({problem}); whether it was applied is unknown")]
     OutcomeUnknown { what: String, problem: String },
     #[error("{what}: not within {}", humantime::format_duration(*.after))]
     Timeout { what: String, after: Duration },
@@ -171,7 +169,7 @@ impl Error {
         self
     }
 
-    /// Adds to why the database cannot be reached.
+    /// Adds to why the store cannot be reached.
     pub(crate) fn and(mut self, more: impl fmt::Display) -> Self {
         if let Kind::Unavailable { problem, .. } = &mut *self.0 {
             *problem = format!("{problem}; {more}");
@@ -179,7 +177,7 @@ impl Error {
         self
     }
 
-    /// Trying the same again may work: the database was away or busy, and nothing was written.
+    /// Trying the same again may work: the store was away or busy, and nothing was written.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -251,7 +249,7 @@ impl Error {
         matches!(*self.0, Kind::Denied { .. })
     }
 
-    /// The database cannot be reached. Nothing was written.
+    /// The store cannot be reached. Nothing was written.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(*self.0, Kind::Unavailable { .. })

@@ -158,7 +158,7 @@ impl ConfigService {
         }
     }
 
-    /// Reads at most `limit` whole revisions after a cursor from the database's journal, with old and new texts: for a
+    /// Reads at most `limit` whole revisions after a cursor from the store's journal, with old and new texts: for a
     /// reader that keeps its own place across restarts ([`ConfigService::consumer`] keeps it for you). `None` when the
     /// journal does not reach back to the cursor, or has another past; then a [`SyncConfig::snapshot`] is the place to go
     /// on from.
@@ -169,7 +169,7 @@ impl ConfigService {
     ///
     /// # Errors
     ///
-    /// [`Error::is_unavailable`] when the database cannot be reached.
+    /// [`Error::is_unavailable`] when the store cannot be reached; a revision of more than 64 MiB is refused by way of a server.
     pub async fn history(&self, after: Cursor, limit: u32) -> Result<Option<Vec<Recorded>>> {
         let asked = self.store.history(self.engine.as_stored(after), limit);
         let what = "reading the journal";

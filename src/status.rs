@@ -36,8 +36,8 @@ pub struct Status {
     #[serde(serialize_with = "rfc3339")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, format = DateTime))]
     pub proven_at: Option<SystemTime>,
-    /// What is shown was kept in the state file, because the database was away at the start; `None` as soon as the database
-    /// has given its own.
+    /// What is shown was kept in the state file, because the store was away at the start; `None` as soon as the store has
+    /// given its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale: Option<Stale>,
     /// The state file, if there is to be one.

@@ -54,8 +54,8 @@ Exit codes:
   2  a wrong argument, setting, key or value
   3  there is no such key, no such consumer, or no such API key
   4  something is not as expected (--if-revision, --if-absent, copy, import, keys); nothing was written
-  5  the database cannot be reached; nothing was written
-  6  the database's answer was lost; whether the write was applied is unknown
+  5  the store cannot be reached; nothing was written
+  6  the store's answer was lost; whether the write was applied is unknown
 
 Every setting of the library can be given by its environment variable as well:
   SYNC_CONFIG_REQUEST_TIMEOUT=5s, SYNC_CONFIG_CHECK_INTERVAL=500ms, LISTEN_DATABASE_URL and so on,

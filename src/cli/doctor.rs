@@ -158,7 +158,7 @@ fn listening(mode: Mode, reason: Option<&str>, wanted: bool) -> Finding {
         Mode::Poll => Finding::warn(
             "listening",
             format!("they do not arrive, and changes are polled for: {reason}"),
-            "set LISTEN_DATABASE_URL to a direct address if a pooler is in between",
+            "set LISTEN_DATABASE_URL to a direct address if a pooler stands before the database; let WebSockets through if a proxy stands before a server",
         ),
         Mode::Offline => Finding::fail("listening", reason, "see what it says"),
     }

@@ -10,8 +10,8 @@ use crate::runtime::saved::Refusal;
 use crate::status::{Counters, HeartbeatStatus, MAX_NAMED, SlowConsumer, Stale, StateFileStatus};
 
 /// What an operator has to do where this program may not begin a new epoch.
-pub(super) const OWN_EPOCH: &str = "the database's history was replaced within its epoch, and no new one could be begun: another \
-     epoch is shown for it; run `sync-config new-epoch` as the table's owner";
+pub(super) const OWN_EPOCH: &str = "the store's history was replaced within its epoch, and no new one could be begun: another \
+     epoch is shown for it; run `sync-config new-epoch` where the database is, as the table's owner";
 
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<Pages>);
@@ -87,7 +87,7 @@ impl Pages {
     ) {
         if cause == ResyncCause::Restored {
             // A start like any other, only served meanwhile: nothing was wrong.
-            tracing::info!(%revision, changed, "the database's state is in the place of the one that was kept");
+            tracing::info!(%revision, changed, "the store's own state is in the place of the one that was kept");
             return;
         }
         self.heartbeat.resyncs += 1;
@@ -205,7 +205,7 @@ impl Book {
             }
             Told::Forked { ours } => {
                 pages.counters.forks += 1;
-                tracing::error!(revision = %ours.revision, epoch = %ours.epoch, "the database's history is not the one followed");
+                tracing::error!(revision = %ours.revision, epoch = %ours.epoch, "the store's history is not the one followed");
             }
             Told::OwnEpoch { stored, shown } => {
                 tracing::error!(epoch = %stored, shown_as = %shown, "{OWN_EPOCH}");

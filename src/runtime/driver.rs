@@ -209,7 +209,7 @@ impl Driver {
         };
         let (listener, engine) = (listener.clone(), self.engine.clone());
         self.errands.also(async move {
-            let listening = within(&engine.clock, "LISTEN", HEAD_TIMEOUT, listener.listen())
+            let listening = within(&engine.clock, "listening", HEAD_TIMEOUT, listener.listen())
                 .await
                 .map_err(|error| error.to_string());
             engine.feed(Input::Listening { session, listening });
@@ -309,7 +309,7 @@ async fn connect(
         }
     };
     let listening = if listen {
-        within(&clock, "LISTEN", HEAD_TIMEOUT, listener.listen())
+        within(&clock, "listening", HEAD_TIMEOUT, listener.listen())
             .await
             .map_err(|error| error.to_string())
     } else {

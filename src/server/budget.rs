@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::problem::Problem;
 
 /// What bodies that are being read, and answers made as a whole, may hold: eight of the largest kind of either.
-const BYTES: usize = 128 * 1_048_576;
+pub(super) const BYTES: usize = 128 * 1_048_576;
 
 /// The budget is counted in pieces of this many bytes, so that its number fits wherever a permit is counted.
 const PIECE: usize = 1_024;

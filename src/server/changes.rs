@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::budget::whole;
+use super::budget::{self, whole};
 use super::identity::Identity;
 use super::openapi::{self, BadRequest, Gone};
 use super::problem::Problem;
@@ -139,6 +139,13 @@ pub(super) async fn changes(
             .collect(),
     };
     let text = json(&page);
+    if text.len() > budget::BYTES {
+        // Trying again would never help.
+        return Err(Problem::too_old(format!(
+            "what follows is larger than an answer may be, which is {} bytes; begin anew with the state, GET /v1/config",
+            budget::BYTES
+        )));
+    }
     let mut share = app.budget.share();
     share.grow(text.len())?;
     Ok(place::told(next, whole(text, share)))

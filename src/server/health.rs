@@ -36,8 +36,8 @@ pub(super) async fn health() -> Json<serde_json::Value> {
 
 /// Whether the server can serve
 ///
-/// Answers 200 once something is loaded and clients can be let in, with its age if it is a kept state that stands in for the database, and 503 with reasons before and while the server stops.
-/// Where API keys are asked for, it tells neither the store nor what the database says: it is open to everybody.
+/// Answers 200 once something is loaded and clients can be let in, with its age if it is a kept state that stands in for the store, and 503 with reasons before and while the server stops.
+/// Where API keys are asked for, it tells neither the store's name nor what it says: it is open to everybody.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation", operation_id = "ready",
     responses((status = 200, description = "It can", body = openapi::Ready))
@@ -49,11 +49,11 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
     if let Some(problem) = app.door.problem() {
         return Problem::not_ready(vec![problem]).into_response();
     }
-    // A client that came now would not know its place among the events. Where a kept state stands in for the database, that is
+    // A client that came now would not know its place among the events. Where a kept state stands in for the store, that is
     // better than nothing.
     if app.service.cursor().is_some() && app.service.stale().is_none() && !app.relay.hears_events()
     {
-        let reason = "the events have not been loaded from the database yet";
+        let reason = "the events have not been loaded from the store yet";
         return Problem::not_ready(vec![reason.to_owned()]).into_response();
     }
     let open = matches!(app.door, Door::Open { .. });
@@ -70,14 +70,14 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
             let age = stale.age.as_secs();
             ready["stale"] = serde_json::json!(stale);
             ready["reason"] = format!(
-                "the database was away at the start; \
+                "the store was away at the start; \
                  a state that was last proven current {age} s ago is served"
             )
             .into();
         }
         return Json(ready).into_response();
     }
-    let mut reasons = vec!["nothing has been loaded from the database yet".to_owned()];
+    let mut reasons = vec!["nothing has been loaded from the store yet".to_owned()];
     if open {
         reasons.extend(app.service.status().reason);
     }

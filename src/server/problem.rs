@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::core::{Key, KeyError, Revision};
 use crate::error::{Error, Kind};
 
-/// Seconds after which trying again is worthwhile: an unreachable database is tried each few seconds at most.
+/// Seconds after which trying again is worthwhile: an unreachable store is tried each few seconds at most.
 const RETRY_SECONDS: u64 = 2;
 
 /// What is answered instead of what was asked for.
@@ -145,7 +145,7 @@ impl Problem {
     }
 
     pub(super) fn outcome_unknown() -> Self {
-        let detail = "the database's answer was lost; the write was applied or it was not: read the keys to see, or send it again under the same Idempotency-Key";
+        let detail = "the store's answer was lost; the write was applied or it was not: read the keys to see, or send it again under the same Idempotency-Key";
         let status = StatusCode::GATEWAY_TIMEOUT;
         Self::new(status, "outcome-unknown", "Outcome unknown", detail)
     }
@@ -235,15 +235,15 @@ impl From<Error> for Problem {
             return Self::unavailable("shutting down");
         }
         if error.is_denied() {
-            return Self::forbidden("the service's role in the database may not do this");
+            return Self::forbidden("the store does not let this service do this");
         }
         tracing::warn!(%error, "a request failed");
         if error.is_outcome_unknown() {
             Self::outcome_unknown()
         } else if error.is_unavailable() {
-            Self::unavailable("the database cannot be reached; nothing was written")
+            Self::unavailable("the store cannot be reached; nothing was written")
         } else if error.is_retryable() {
-            Self::unavailable("the database is busy; nothing was written")
+            Self::unavailable("the store is busy; nothing was written")
         } else {
             Self::internal()
         }
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_database_denies_is_forbidden_and_no_fault_of_the_service() {
+    fn what_the_store_denies_is_forbidden_and_no_fault_of_the_service() {
         let denied = Kind::Denied {
             what: "writing key \"k\"".to_owned(),
             problem: "permission denied for table sync_config".to_owned(),

@@ -272,7 +272,7 @@ impl Builder {
         };
         let served = match (loaded, &file) {
             (Err(error), Some(file)) if error.is_unavailable() => {
-                tracing::warn!(%error, "the database is away at the start; looking for a state that was kept");
+                tracing::warn!(%error, "the store is away at the start; looking for a state that was kept");
                 let served = standby::serve(&service, file).await;
                 served.map_err(|refusal| error.and(format!("setting state_file: {refusal}")))
             }

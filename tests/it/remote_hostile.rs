@@ -1,181 +1,15 @@
 //! Servers that lie, stammer and break off: a replica believes nothing that cannot be, tells nothing of what they send, and
 //! goes on with what it had.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sync_config::Mode;
 use sync_config::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::fleet::until_status;
+use crate::support::fake::{EPOCH, Fake, SECRET, Says, cursor, message};
 use crate::support::remote::quick;
-
-const EPOCH: &str = "00000000000000000000000000000007";
-
-/// What must never be told.
-const SECRET: &str = "hunter2";
-
-fn cursor(revision: u64) -> String {
-    format!("{EPOCH}-{revision}-{:032x}", revision + 100)
-}
-
-/// What a server says.
-#[derive(Clone, Debug)]
-struct Says {
-    /// The first messages of a session.
-    messages: Vec<String>,
-    head: Value,
-    /// The place and the text of the state.
-    state: (String, String),
-    changes: (u16, String),
-    write: (u16, String),
-}
-
-impl Says {
-    /// What an honest one says that shows one entry at a revision.
-    fn at(revision: u64, value: u64) -> Self {
-        let cursor = cursor(revision);
-        let entry = json!({ "key": "k", "value": value, "revision": revision, "updatedAt": "2026-01-01T00:00:00Z" });
-        Self {
-            messages: vec![message("connection.ack", &json!({ "cursor": cursor }))],
-            head: json!({ "cursor": cursor, "staleMs": 5, "mode": "push" }),
-            state: (
-                cursor,
-                json!({ "revision": revision, "entries": [entry] }).to_string(),
-            ),
-            changes: (410, "{}".to_owned()),
-            write: (500, SECRET.to_owned()),
-        }
-    }
-}
-
-fn message(kind: &str, payload: &Value) -> String {
-    json!({ "type": kind, "payload": payload }).to_string()
-}
-
-/// A server that says what it is told to say.
-struct Fake {
-    url: String,
-    says: Arc<Mutex<Says>>,
-    /// Ends its sessions.
-    cut: tokio::sync::watch::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Fake {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Fake {
-    async fn start(says: Says) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let says = Arc::new(Mutex::new(says));
-        let cut = tokio::sync::watch::Sender::new(());
-        let (shared, cuts) = (says.clone(), cut.clone());
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (says, cut) = (shared.clone(), cuts.subscribe());
-                tokio::spawn(async move {
-                    let mut cut = cut;
-                    cut.mark_unchanged();
-                    tokio::select! {
-                        () = converse(tcp, says) => {}
-                        _ = cut.changed() => {}
-                    }
-                });
-            }
-        });
-        Self {
-            url,
-            says,
-            cut,
-            task,
-        }
-    }
-
-    fn say(&self, says: Says) {
-        *self.says.lock().unwrap() = says;
-        self.cut.send_replace(());
-    }
-
-    fn builder(&self) -> Builder {
-        let settings = quick().request_timeout(Duration::from_millis(1_500));
-        Builder::remote([self.url.clone()]).settings(settings)
-    }
-}
-
-async fn converse(mut tcp: TcpStream, says: Arc<Mutex<Says>>) {
-    let mut seen = vec![0; 16 * 1_024];
-    let head = loop {
-        let peeked = tcp.peek(&mut seen).await.unwrap_or(0);
-        let text = String::from_utf8_lossy(&seen[..peeked]).into_owned();
-        if peeked == 0 || text.contains("\r\n\r\n") {
-            break text;
-        }
-        tokio::task::yield_now().await;
-    };
-    if head.to_ascii_lowercase().contains("upgrade: websocket") {
-        return session(tcp, says).await;
-    }
-    let says = says.lock().unwrap().clone();
-    let (status, headers, body) = if head.starts_with("GET /v1/config") {
-        (
-            200,
-            format!("sync-config-cursor: {}\r\n", says.state.0),
-            says.state.1,
-        )
-    } else if head.starts_with("GET /v1/changes") {
-        (says.changes.0, String::new(), says.changes.1)
-    } else {
-        (says.write.0, String::new(), says.write.1)
-    };
-    let mut rest = vec![0; 64 * 1_024];
-    drop(tcp.read(&mut rest).await);
-    let length = body.len();
-    let answer = format!(
-        "HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
-    );
-    drop(tcp.write_all(answer.as_bytes()).await);
-}
-
-async fn session(tcp: TcpStream, says: Arc<Mutex<Says>>) {
-    let Ok(mut socket) = tokio_tungstenite::accept_async(tcp).await else {
-        return;
-    };
-    let messages = says.lock().unwrap().messages.clone();
-    for text in messages {
-        if socket.send(Message::text(text)).await.is_err() {
-            return;
-        }
-    }
-    while let Some(Ok(asked)) = socket.next().await {
-        let Ok(text) = asked.to_text() else { continue };
-        let asked: Value = serde_json::from_str(text).unwrap_or_default();
-        let answer = match asked["type"].as_str() {
-            Some("head") => {
-                json!({ "type": "head", "id": asked["id"], "payload": says.lock().unwrap().head })
-            }
-            Some("ping") => json!({ "type": "pong", "payload": {} }),
-            _ => continue,
-        };
-        if socket
-            .send(Message::text(answer.to_string()))
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fake_is_believed_when_it_is_honest() {
@@ -248,7 +82,10 @@ async fn what_cannot_be_is_never_shown_and_its_text_never_told() {
     });
     for (name, says) in lies {
         let fake = Fake::start(says).await;
-        let error = fake.builder().start().await.expect_err(name);
+        // No honest server is meant here: the start ends when the time is over.
+        let brief = quick().request_timeout(Duration::from_millis(1_500));
+        let start = fake.builder().settings(brief).start();
+        let error = start.await.expect_err(name);
         assert!(error.is_unavailable(), "{name}: {error}");
         let said = error.to_string();
         assert!(
@@ -397,4 +234,98 @@ async fn an_answer_to_a_write_that_cannot_be_is_an_unknown_outcome() {
         assert!(!error.to_string().contains(SECRET), "{error}");
     }
     assert_eq!(one.get_i64("k", 0), 1);
+}
+
+/// A server that says that it shows revision 6, after it showed 5, and leaves the rest to its journal.
+fn ahead(changes: String) -> Says {
+    let mut says = Says::at(6, 6);
+    says.messages = vec![
+        message("connection.ack", &json!({ "cursor": cursor(5) })),
+        json!({ "type": "config.progress", "payload": {}, "cursor": cursor(6) }).to_string(),
+    ];
+    says.changes = (200, changes);
+    says
+}
+
+fn place(revision: u64) -> Value {
+    json!({ "revision": revision, "cursor": cursor(revision) })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_is_too_long_to_be_followed_is_read_with_the_whole_state() {
+    let fake = Fake::start(Says::at(5, 5)).await;
+    let one = fake.builder().start().await.unwrap();
+    // One byte more than is held of one revision.
+    let long = "x".repeat(64 * 1_048_576);
+    let head = place(6);
+    fake.say(ahead(format!(
+        r#"{{"head":{head},"more":false,"revisions":["{long}"]}}"#
+    )));
+    let status = until_status(&one, "the state of that revision", |status| {
+        status.revision.get() == 6
+    })
+    .await;
+    assert_eq!(one.get_i64("k", 0), 6);
+    assert_eq!(status.heartbeat.resyncs, 1, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_never_gives_what_its_server_shows_is_not_asked_for_ever() {
+    let fake = Fake::start(Says::at(5, 5)).await;
+    let one = fake.builder().start().await.unwrap();
+    let head = place(6);
+    let nothing = json!({ "head": head, "more": false, "revisions": [] });
+    fake.say(ahead(nothing.to_string()));
+    let status = until_status(&one, "it is left", |status| {
+        let why = status.reason.as_deref().unwrap_or_default();
+        why.contains("does not lead to what it shows")
+    })
+    .await;
+    assert_eq!((status.revision.get(), one.get_i64("k", 0)), (5, 5));
+    // 40 times in the 2 s of a session at the most, with a pause after each.
+    let sessions = u32::try_from(status.counters.sessions_lost).unwrap() + 1;
+    let asked = fake.journals();
+    assert!((2..=45 * sessions).contains(&asked), "asked {asked} times");
+    fake.say(Says::at(7, 7));
+    until_status(&one, "what comes then", |status| status.revision.get() == 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_cannot_be_is_not_passed_on() {
+    let fake = Fake::start(Says::at(5, 5)).await;
+    let one = fake.builder().start().await.unwrap();
+    let after = one.snapshot().unwrap().cursor();
+    let change = json!({ "key": "k", "kind": "put", "new": SECRET });
+    let revision = |cursor: String| json!({ "cursor": cursor, "changes": [change] });
+    let answer = |revisions: &[Value]| {
+        let head = place(9);
+        json!({ "head": head, "more": true, "revisions": revisions }).to_string()
+    };
+    let [six, seven, eight] = [6, 7, 8].map(|number| revision(cursor(number)));
+    let elsewhere = revision(cursor(6).replace(EPOCH, &EPOCH.replace('7', "8")));
+    for (name, revisions) in [
+        ("a gap", vec![six.clone(), eight.clone()]),
+        ("a later beginning", vec![seven.clone()]),
+        ("a repetition", vec![six.clone(), six.clone()]),
+        ("another history", vec![elsewhere]),
+        (
+            "more than was asked for",
+            vec![six.clone(), seven.clone(), eight],
+        ),
+    ] {
+        fake.says.lock().unwrap().changes = (200, answer(&revisions));
+        let error = one.history(after, 2).await.expect_err(name);
+        let said = error.to_string();
+        assert!(
+            error.is_unavailable() && !said.contains(SECRET),
+            "{name}: {said}"
+        );
+    }
+    fake.says.lock().unwrap().changes = (200, answer(&[six, seven]));
+    let honest = one.history(after, 2).await.unwrap().unwrap();
+    let honest: Vec<u64> = honest
+        .iter()
+        .map(|one| one.cursor().revision.get())
+        .collect();
+    assert_eq!(honest, [6, 7]);
 }

@@ -87,7 +87,10 @@ async fn a_key_for_a_part_shows_that_part_and_says_so() {
         reason.contains("\"a:\"") && reason.contains("\"b:\""),
         "{reason}"
     );
-    assert!(whole.status().reason.is_none());
+    until_status(&whole, "push, with nothing to say", |status| {
+        status.mode == Mode::Push && status.reason.is_none()
+    })
+    .await;
     // Revisions of others are followed all the same, so that its own are read at once.
     let theirs = whole.set("c:1", 2).await.unwrap();
     part.wait_for(theirs.cursor().into(), PATIENCE)

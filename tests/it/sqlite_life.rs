@@ -9,7 +9,7 @@ use sync_config::{Cursor, Mode, Revision, Value};
 use crate::fleet::{in_step, until_status};
 use crate::ground::beating;
 use crate::sqlite::{Change, change, checksum_of, journal, start, start_with};
-use crate::support::sqlite::SqliteFile;
+use crate::support::sqlite::{Shell, SqliteFile};
 use crate::support::wait::{PATIENCE, Probe, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,22 +141,17 @@ async fn an_instance_that_the_journal_no_longer_leads_to_takes_the_whole_table()
 async fn a_backup_that_is_put_back_under_running_instances_begins_a_new_epoch() {
     let file = SqliteFile::new();
     let (one, two) = (start(&file).await, start(&file).await);
-    let backup = file.directory().join("backup.db");
+    let mut backup = None;
     let mut last: Option<Cursor> = None;
     for number in 1..=10 {
         if number == 6 {
-            file.shell()
-                .run(&format!("VACUUM INTO '{}'", backup.display()));
+            backup = Some(file.copy("backup.db"));
         }
         last = Some(one.set("k", number).await.unwrap().cursor());
     }
     let last = last.unwrap();
     in_step(&[&one, &two], last.revision).await;
-    // As the manual says: the log belongs to the file that goes.
-    for beside in ["config.db-wal", "config.db-shm"] {
-        std::fs::remove_file(file.directory().join(beside)).unwrap();
-    }
-    std::fs::rename(&backup, file.path()).unwrap();
+    put_back(&file, &backup.unwrap());
     for service in [&one, &two] {
         let status = until_status(service, "the new epoch", |status| {
             status.epoch.is_some_and(|epoch| epoch != last.epoch) && status.mode == Mode::Push
@@ -169,6 +164,72 @@ async fn a_backup_that_is_put_back_under_running_instances_begins_a_new_epoch() 
     assert_eq!(one.checksum().unwrap(), checksum_of(&file.shell()));
     one.shutdown().await.unwrap();
     two.shutdown().await.unwrap();
+}
+
+/// Puts a file in the place of the one that is open, as the manual says: the log belongs to the file that goes.
+fn put_back(file: &SqliteFile, backup: &std::path::Path) {
+    for beside in ["config.db-wal", "config.db-shm"] {
+        std::fs::remove_file(file.directory().join(beside)).unwrap();
+    }
+    std::fs::rename(backup, file.path()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_without_its_triggers_gets_them_again_under_a_running_instance() {
+    let file = SqliteFile::new();
+    let config = start(&file).await;
+    let before = config.set("k", 1).await.unwrap().cursor();
+    let backup = file.copy("backup.db");
+    Shell(rusqlite::Connection::open(&backup).unwrap())
+        .run("DROP TRIGGER sync_config_on_insert; DROP TRIGGER sync_config_on_update");
+    config.set("k", 2).await.unwrap();
+    put_back(&file, &backup);
+    until_status(&config, "the backup's state", |status| {
+        status.epoch != Some(before.epoch) && status.mode == Mode::Push
+    })
+    .await;
+    file.shell().run("UPDATE sync_config SET value = '3'");
+    config
+        .wait_for(Revision::new(2).into(), PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(config.get_i64("k", 0), 3);
+    config.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_a_newer_program_that_is_put_in_place_is_neither_read_nor_written() {
+    let file = SqliteFile::new();
+    let config = start(&file).await;
+    let first = config.set("k", 1).await.unwrap();
+    let newer = file.copy("newer.db");
+    Shell(rusqlite::Connection::open(&newer).unwrap())
+        .run("UPDATE sync_config_meta SET major = 2; UPDATE sync_config SET value = '7'");
+    put_back(&file, &newer);
+    // Before anybody has looked at it too: whoever comes first makes sure.
+    let error = config.set("k", 2).await.unwrap_err();
+    assert!(
+        error.to_string().contains("take a newer program"),
+        "{error}"
+    );
+    let status = until_status(&config, "it is told", |status| {
+        let why = status.reason.as_deref().unwrap_or_default();
+        status.mode == Mode::Offline && why.contains("take a newer program")
+    })
+    .await;
+    assert_eq!(
+        (status.revision, config.get_i64("k", 0)),
+        (first.revision(), 1)
+    );
+    let found: String = file.shell().one("SELECT value FROM sync_config");
+    assert_eq!(found, "7");
+    file.shell().run("UPDATE sync_config_meta SET major = 1");
+    until_status(&config, "it is one that is known", |status| {
+        status.mode == Mode::Push
+    })
+    .await;
+    config.set("k", 8).await.unwrap();
+    config.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

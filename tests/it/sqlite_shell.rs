@@ -71,8 +71,10 @@ async fn transactions_of_several_shells_may_share_a_revision_and_none_is_split()
         (last("red:two") == Some(done.clone()) && last("blue:two") == Some(done)).then_some(())
     })
     .await;
+    // Nobody writes any more, so that this is the last one.
+    let revision = two.snapshot().unwrap().revision();
+    let checksum = in_step(&[&one, &two], revision).await;
     let journal = journal(&one).await;
-    let revision = one.snapshot().unwrap().revision();
     assert_eq!(u64::try_from(journal.len()).unwrap(), revision.get());
     for changes in &journal {
         for [first, second] in &both {
@@ -83,13 +85,12 @@ async fn transactions_of_several_shells_may_share_a_revision_and_none_is_split()
     }
     let told: BTreeSet<u64> = seen.seen().iter().map(|seen| seen.revision()).collect();
     assert!(told.len() <= journal.len(), "no revision twice");
-    // The two shells take turns with each other and with us: some share a revision, and hardly all.
+    // The two shells take turns with each other and with us: some share a revision, all of them at the most.
     let foreign = journal
         .iter()
         .filter(|changes| !changes[0].0.starts_with("ours"));
     let foreign = foreign.count();
-    assert!((2..=2 * TIMES as usize).contains(&foreign), "{foreign}");
-    let checksum = in_step(&[&one, &two], revision).await;
+    assert!((1..=2 * TIMES as usize).contains(&foreign), "{foreign}");
     assert_eq!(checksum, checksum_of(&file.shell()));
     let last = one.get("red:one").unwrap().unwrap();
     assert_eq!(number(last.as_json())["n"], TIMES);

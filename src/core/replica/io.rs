@@ -78,8 +78,8 @@ pub(crate) enum Input {
 /// Who answers in the place of the database, and how current that one is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
-    /// How long before the question its own state was last proven the newest; `None` when it never was.
-    pub(crate) age: Option<Duration>,
+    /// When its own state was last proven the newest, by this replica's clock; `None` when it never was, or before that began.
+    pub(crate) proven: Option<Duration>,
     /// Why it cannot ask the database itself.
     pub(crate) away: Option<String>,
     /// Which part of the entries it shows, if not all.

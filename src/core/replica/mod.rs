@@ -328,7 +328,7 @@ impl Replica {
         match &session.ear {
             // While the server reads for us it sends no notices.
             Ear::Proving { until } if now >= *until && session.idle() => {
-                let why = "a notice sent on another connection did not come back within 3 s (a transaction pooler?)";
+                let why = "what was sent to be heard did not come back within 3 s; does a transaction pooler or a proxy hold it back?";
                 session.deafen(why.to_owned(), now);
                 session.check_at = session.check_at.min(now);
                 self.actions.push_back(Action::Tell(Told::ListenUnproven {
@@ -337,7 +337,7 @@ impl Replica {
             }
             Ear::Deaf { retry_at, .. } if now >= *retry_at => {
                 let id = session.id;
-                let why = "LISTEN is being tried again".to_owned();
+                let why = "listening is being tried again".to_owned();
                 session.ear = Ear::Deaf {
                     why,
                     retry_at: now + LISTEN_RETRY,

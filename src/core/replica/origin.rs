@@ -30,9 +30,8 @@ impl Replica {
     pub(super) fn proven(&mut self, sent: Duration) {
         match self.origin() {
             None => self.proven_at = Some(sent),
-            // What was proven before the clock begins has no time on it.
-            Some(Origin { age, .. }) => {
-                let proven = age.and_then(|age| sent.checked_sub(age));
+            Some(Origin { proven, .. }) => {
+                let proven = *proven;
                 self.proven_at = self.proven_at.max(proven);
             }
         }

@@ -24,7 +24,7 @@ impl Engine {
         self.feed(Input::Restored(kept.loaded));
         if let Some(Stale { revision, age, .. }) = self.stale(&self.replica()) {
             let age_s = age.as_secs();
-            tracing::info!(%revision, age_s, "the state that was kept is served, marked stale, until the database has been asked");
+            tracing::info!(%revision, age_s, "the state that was kept is served, marked stale, until the store has been asked");
         }
     }
 

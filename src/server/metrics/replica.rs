@@ -59,7 +59,7 @@ impl Page<'_> {
         if let Some(unproven) = vitals.unproven {
             self.seconds("staleness", help, unproven)?;
         }
-        let help = "1 while a kept state stands in for a database that was away at the start";
+        let help = "1 while a kept state stands in for a store that was away at the start";
         self.gauge("stands_in", help, u32::from(vitals.stands_in))?;
         let modes = [Mode::Push, Mode::Poll, Mode::Offline];
         let modes = modes.map(|mode| (mode_name(mode), u64::from(mode == vitals.mode)));

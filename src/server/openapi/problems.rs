@@ -72,7 +72,7 @@ problems! {
     BadRequest,
     /// A valid API key is needed; the same answer whether it is missing, malformed, unknown or wrong.
     Unauthorized,
-    /// The key, the page's site, or the service's role in the database may not do this.
+    /// The key, the page's site, or the store does not let this service do this.
     Forbidden,
     /// A write under this `Idempotency-Key` was done before, and the key has no value now.
     AlreadyDone,
@@ -90,11 +90,11 @@ problems! {
     TooLarge,
     /// The API key, or an address without one, asks too much; `Retry-After` says when to come again.
     TooManyRequests,
-    /// Nothing was done: not loaded yet, shutting down, too much under way, or the database is away; `Retry-After` says when to
+    /// Nothing was done: not loaded yet, shutting down, too much under way, or the store is away; `Retry-After` says when to
     /// come again.
     Unavailable,
     /// A fault of the service; its log says why.
     Internal,
-    /// The database's answer was lost: the write was applied or it was not.
+    /// The store's answer was lost: the write was applied or it was not.
     OutcomeUnknown,
 }

@@ -69,9 +69,14 @@ impl Choice {
     /// Notes that a server failed, and how long it wants to be left alone.
     pub(super) fn bad(&mut self, server: usize, now: Duration, pause: Option<Duration>) {
         self.failed = Some(server);
-        if let Some(pause) = pause
-            && let Some(not_before) = self.not_before.get_mut(server)
-        {
+        if let Some(pause) = pause {
+            self.leave(server, now, pause);
+        }
+    }
+
+    /// Notes how long a server wants no new session.
+    pub(super) fn leave(&mut self, server: usize, now: Duration, pause: Duration) {
+        if let Some(not_before) = self.not_before.get_mut(server) {
             *not_before = now + pause.min(LONGEST_PAUSE);
         }
     }

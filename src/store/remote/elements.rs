@@ -56,6 +56,8 @@ pub(super) struct Elements {
     escaped: bool,
     /// The bound of one member or element, in bytes.
     most: usize,
+    /// Whether one was longer.
+    too_long: bool,
 }
 
 impl Elements {
@@ -68,7 +70,13 @@ impl Elements {
             quoted: false,
             escaped: false,
             most,
+            too_long: false,
         }
+    }
+
+    /// Whether what was refused is one member or element that is longer than the bound.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.too_long
     }
 
     /// Takes in the next piece, and hands out what is complete by it.
@@ -143,6 +151,7 @@ impl Elements {
     fn keep(&mut self, byte: u8) -> Result<(), Strange> {
         if self.item.len() >= self.most {
             let most = self.most;
+            self.too_long = true;
             return Err(Strange::new(format!(
                 "one item of it is longer than {most} bytes"
             )));

@@ -59,6 +59,15 @@ impl Drop for Driver {
     }
 }
 
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Until it has a connection.
+    pub(super) open: Duration,
+    /// From then on, until its answer begins.
+    pub(super) answer: Duration,
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -103,11 +112,12 @@ impl Http {
         }
     }
 
-    /// Sends a request to a server and waits for the beginning of its answer. How long is its caller's to bound.
+    /// Sends a request to a server and waits for the beginning of its answer.
     pub(super) async fn send(
         self: &Arc<Self>,
         server: usize,
         mut request: Request<Full<Bytes>>,
+        limits: Limits,
     ) -> Result<Answer, Failure> {
         self.sign(server, &mut request)?;
         loop {
@@ -118,9 +128,14 @@ impl Http {
                     Ok(Ok(())) => kept,
                     Ok(Err(_)) | Err(_) => continue,
                 },
-                None => self.open(server).await.map_err(Failure::Unsent)?,
+                None => self.open_within(server, limits.open).await?,
             };
-            match connection.sender.try_send_request(request).await {
+            let sent = connection.sender.try_send_request(request);
+            let Ok(sent) = timeout(limits.answer, sent).await else {
+                let limit = limits.answer.as_secs_f64();
+                return Err(Failure::Lost(format!("no answer within {limit}s")));
+            };
+            match sent {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     return Ok(Answer {
@@ -155,6 +170,13 @@ impl Http {
             headers.insert(AUTHORIZATION, key.clone());
         }
         Ok(())
+    }
+
+    async fn open_within(&self, server: usize, limit: Duration) -> Result<Connection, Failure> {
+        let opened = timeout(limit, self.open(server)).await;
+        let late = "it does not accept a connection in the time there is";
+        let opened = opened.unwrap_or_else(|_| Err(late.to_owned()));
+        opened.map_err(Failure::Unsent)
     }
 
     async fn open(&self, server: usize) -> Result<Connection, String> {
@@ -239,5 +261,54 @@ impl Answer {
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    async fn failure(at: SocketAddr, open: Duration, answer: Duration) -> Failure {
+        let address = Address {
+            host: at.ip().to_string(),
+            port: at.port(),
+            secure: false,
+        };
+        let connector = Arc::new(Connector::new(None));
+        let steady = Arc::new(|| Duration::ZERO);
+        let http = Arc::new(Http::new([address].into(), connector, None, 1, steady));
+        let limits = Limits { open, answer };
+        let answer = http.send(0, Request::default(), limits).await;
+        answer.err().expect("nobody answers")
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_not_made_in_time_is_no_lost_answer() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let at = full.local_addr().unwrap();
+        // One whose queue is full leaves the next without an answer, as a host that is away does.
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(SHORT, TcpStream::connect(at)).await {
+            queued.push(stream.unwrap());
+        }
+        match failure(at, SHORT, LONG).await {
+            Failure::Unsent(problem) => assert!(problem.contains("in the time"), "{problem}"),
+            Failure::Lost(problem) => panic!("{problem}"),
+        }
+        // The time for an answer begins with the connection.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        match failure(mute.local_addr().unwrap(), LONG, SHORT).await {
+            Failure::Lost(problem) => assert!(problem.contains("no answer"), "{problem}"),
+            Failure::Unsent(problem) => panic!("{problem}"),
+        }
     }
 }

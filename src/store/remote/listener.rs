@@ -1,25 +1,26 @@
 //! A session as the engine has it: reads by what was pushed, else by HTTP from the same server.
 //!
 //! Guarantees: an answer from before what was handed out is none, whoever gives it; what a server shows counts as proven
-//! when that server had proven it; a server that has lost its own store for long is left, if there is another one.
+//! when that server had proven it; a server that does not answer, or has lost its own store for long, is left for another one,
+//! if there is one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Remote;
-use super::elements::{Elements, Part, Strange};
+use super::elements::Strange;
 use super::fault::strange;
-use super::http::Answer;
+use super::journal::Read;
 use super::session::Session;
 use super::state::Gathered;
 use super::told::HeadTold;
-use super::wire::{self, MAX_REVISION, Recorded};
+use super::wire::{self, Recorded};
+use super::{Remote, lock};
 use crate::core::replica::{Head, Loaded, Origin, Page};
 use crate::core::{Cursor, Journaled, Revision};
 use crate::error::{Error, Result};
-use crate::store::{HISTORY_BYTES, HISTORY_REVISIONS, Heard, Listener};
+use crate::store::{HISTORY_REVISIONS, Heard, Listener};
 
 /// How long pushes that are known to be under way are waited for before the journal is read: a round trip and a revision of
 /// a few megabytes.
@@ -42,6 +43,8 @@ pub(super) struct RemoteListener {
     /// Host and port.
     name: String,
     proof: Mutex<Proof>,
+    /// Since when the journal has given nothing although the server shows more.
+    barren_since: Mutex<Option<Duration>>,
 }
 
 /// What a server last said of how current it is.
@@ -61,6 +64,7 @@ impl RemoteListener {
             server,
             name: remote.name(server),
             proof: Mutex::default(),
+            barren_since: Mutex::default(),
         }
     }
 
@@ -70,11 +74,14 @@ impl RemoteListener {
 
     /// Asks for the head until it is not before what is shown.
     pub(super) async fn ask(&self, own: Revision) -> Result<HeadTold> {
+        const WHAT: &str = "the head check";
+        let mut answered = false;
         let follow = async {
             loop {
                 let sent = self.remote.now();
                 let head = self.session.head(own).await;
-                let head = head.map_err(|problem| self.failed("the head check", &problem))?;
+                let head = head.map_err(|problem| self.failed(WHAT, &problem))?;
+                answered = true;
                 self.note(sent, &head)?;
                 let reached = head.cursor.revision >= own;
                 if self.session.rewound || reached || !self.remote.seen().is_past(head.cursor) {
@@ -83,8 +90,11 @@ impl RemoteListener {
                 tokio::time::sleep(FOLLOW_PAUSE).await;
             }
         };
-        let head = tokio::time::timeout(FOLLOW, follow).await;
-        head.unwrap_or_else(|_| Err(self.failed("the head check", BEHIND)))
+        match tokio::time::timeout(FOLLOW, follow).await {
+            Ok(head) => head,
+            Err(_) if answered => Err(self.failed(WHAT, BEHIND)),
+            Err(_) => Err(self.failed(WHAT, "no answer within 2s")),
+        }
     }
 
     fn note(&self, sent: Duration, head: &HeadTold) -> Result<()> {
@@ -107,7 +117,16 @@ impl RemoteListener {
     }
 
     fn proof(&self) -> MutexGuard<'_, Proof> {
-        self.proof.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.proof)
+    }
+
+    /// Passes on what came of a question. A server that does not answer it is left, so that the next session is another
+    /// one's, if there is one.
+    fn answer<T>(&self, came: Result<T>) -> Result<T> {
+        came.inspect_err(|_| {
+            let now = self.remote.now();
+            self.remote.choice().bad(self.server, now, None);
+        })
     }
 
     fn failed(&self, what: &str, problem: &str) -> Error {
@@ -173,8 +192,10 @@ impl RemoteListener {
         let read = self
             .remote
             .revisions(self.server, since, HISTORY_REVISIONS, true);
-        let Some(read) = read.await? else {
-            return Ok(elsewhere(newest, after));
+        let read = match read.await? {
+            Read::Revisions(read) => read,
+            Read::Gone => return Ok(elsewhere(newest, after)),
+            Read::TooLong => return Ok(beyond(newest, after)),
         };
         let mut end = since;
         let mut revisions = Vec::with_capacity(read.revisions.len());
@@ -195,6 +216,8 @@ impl RemoteListener {
             end = cursor;
             revisions.push(journaled);
         }
+        self.bear(!revisions.is_empty() || read.head.revision <= since.revision)
+            .await?;
         self.sign(&mut revisions, since);
         self.remote.seen().note(end);
         Ok(Page {
@@ -206,6 +229,29 @@ impl RemoteListener {
             // The server shows more than its journal gave: it follows in a moment.
             more: read.more || end.revision < read.head.revision,
         })
+    }
+
+    /// Notes whether the journal gave what the server shows. One that does not is asked again after a pause, and left in the end.
+    async fn bear(&self, bears: bool) -> Result<()> {
+        let now = self.remote.now();
+        let since = {
+            let mut since = lock(&self.barren_since);
+            if bears {
+                *since = None;
+                return Ok(());
+            }
+            *since.get_or_insert(now)
+        };
+        if now.saturating_sub(since) >= FOLLOW {
+            let problem = "its journal does not lead to what it shows";
+            return Err(strange(
+                "reading the journal",
+                &self.name,
+                &Strange::new(problem),
+            ));
+        }
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+        Ok(())
     }
 
     async fn state(&self) -> Result<Loaded> {
@@ -248,77 +294,10 @@ fn elsewhere(newest: Cursor, after: Revision) -> Page {
     }
 }
 
-/// What `/v1/changes` answered.
-pub(super) struct Revisions {
-    /// The JSON text of each.
-    pub(super) revisions: Vec<String>,
-    /// The newest place that the server knows.
-    pub(super) head: Cursor,
-    pub(super) more: bool,
-}
-
-impl Revisions {
-    /// Reads an answer, up to the bounds of one page.
-    pub(super) async fn of(answer: &mut Answer, server: &str, what: &str) -> Result<Self> {
-        let mut cutter = Elements::new(MAX_REVISION);
-        let (mut revisions, mut bytes) = (Vec::new(), 0);
-        let (mut head, mut more) = (None, None);
-        let broken = |told: Strange| strange(what, server, &told);
-        loop {
-            let piece = answer.piece().await;
-            let piece = piece.map_err(|problem| {
-                Error::unavailable(what, format!("server {server}: {problem}"))
-            })?;
-            let Some(piece) = piece else { break };
-            let mut take = |part: Part<'_>| {
-                match part {
-                    Part::Element {
-                        name: "revisions",
-                        text,
-                    } => {
-                        bytes += text.len();
-                        revisions.push(text.to_owned());
-                    }
-                    Part::Member { name: "head", text } => head = Some(place(text)?),
-                    Part::Member { name: "more", text } => more = Some(text == "true"),
-                    _ => {}
-                }
-                Ok(())
-            };
-            cutter.push(&piece, &mut take).map_err(broken)?;
-            let full = bytes > HISTORY_BYTES * 4 || revisions.len() > HISTORY_REVISIONS;
-            if let (true, Some(head)) = (full, head) {
-                // The rest is left on its connection, which ends with the answer.
-                let more = true;
-                return Ok(Self {
-                    revisions,
-                    head,
-                    more,
-                });
-            }
-            if full {
-                return Err(broken(Strange::new("it sends more than was asked for")));
-            }
-        }
-        cutter.finish().map_err(broken)?;
-        match (head, more) {
-            (Some(head), Some(more)) => Ok(Self {
-                revisions,
-                head,
-                more,
-            }),
-            _ => Err(broken(Strange::new("its journal has no end"))),
-        }
-    }
-}
-
-fn place(text: &str) -> std::result::Result<Cursor, Strange> {
-    #[derive(serde::Deserialize)]
-    struct Place {
-        cursor: String,
-    }
-    let place: Place = wire::read("a place", text)?;
-    wire::cursor(&place.cursor)
+/// Says so of a journal in which the next revision stands, but is too long to be followed.
+fn beyond(newest: Cursor, after: Revision) -> Page {
+    let revision = newest.revision.max(after.next());
+    elsewhere(Cursor { revision, ..newest }, after)
 }
 
 #[async_trait]
@@ -333,7 +312,7 @@ impl Listener for RemoteListener {
     }
 
     async fn head(&self, own: Revision) -> Result<Head> {
-        let head = self.ask(own).await?;
+        let head = self.answer(self.ask(own).await)?;
         let audit = head.audit.filter(|_| self.session.prefixes.is_none());
         let Cursor {
             epoch,
@@ -354,23 +333,21 @@ impl Listener for RemoteListener {
     async fn page(&self, after: Revision) -> Result<Page> {
         match self.pushed(after).await {
             Some(page) => Ok(page),
-            None => self.journal(after).await,
+            None => self.answer(self.journal(after).await),
         }
     }
 
     async fn snapshot(&self) -> Result<Loaded> {
-        self.state().await
+        self.answer(self.state().await)
     }
 
     fn origin(&self) -> Option<Origin> {
         let proof = self.proof();
-        let now = self.remote.now();
-        let age = proof
-            .asked
-            .map(|(asked, age)| now.saturating_sub(asked) + age);
+        // What was proven before the clock begins has no time on it.
+        let proven = proof.asked.and_then(|(asked, age)| asked.checked_sub(age));
         let prefixes = self.session.prefixes.as_ref();
         Some(Origin {
-            age,
+            proven,
             away: proof.away.clone(),
             part: prefixes.map(|prefixes| {
                 let names: Vec<String> = prefixes.iter().map(|one| format!("{one:?}")).collect();

@@ -13,6 +13,7 @@ mod consumers;
 mod elements;
 mod fault;
 mod http;
+mod journal;
 mod listener;
 mod own;
 mod reading;

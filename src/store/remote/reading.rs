@@ -7,12 +7,13 @@ use hyper::body::Bytes;
 use hyper::{Request, StatusCode, Uri};
 
 use super::Remote;
+use super::connect::CONNECT_TIMEOUT;
 use super::elements::Strange;
 use super::fault::strange;
-use super::http::Answer;
-use super::listener::Revisions;
+use super::http::{Answer, Limits};
+use super::journal::{Read, Revisions};
 use super::session::Unwelcome;
-use super::wire::{Both, Recorded as Told};
+use super::wire::{Both, MAX_REVISION, Recorded as Told};
 use super::writing::refusal;
 use crate::core::Cursor;
 use crate::error::{Error, Result};
@@ -29,12 +30,12 @@ impl Remote {
         seen: Cursor,
     ) -> Result<(), Unwelcome> {
         match self.revisions(server, seen, 1, true).await {
-            Ok(None) => {
+            Ok(Read::Gone) => {
                 tracing::warn!(server = %self.name(server), revision = %seen.revision, "the servers' store has lost what was shown here");
                 self.seen().forget();
                 Ok(())
             }
-            Ok(Some(_)) => Err(Unwelcome::Failed(
+            Ok(Read::Revisions(_) | Read::TooLong) => Err(Unwelcome::Failed(
                 "it is behind what this instance shows".to_owned(),
             )),
             Err(error) => Err(Unwelcome::Failed(error.to_string())),
@@ -48,23 +49,30 @@ impl Remote {
         *request.uri_mut() = uri.map_err(|_| Error::refused(what, "it makes no request"))?;
         let name = self.name(server);
         let failed = |problem: &str| Error::unavailable(what, format!("server {name}: {problem}"));
-        let sent = tokio::time::timeout(ANSWER_TIMEOUT, self.http.send(server, request)).await;
-        let sent = sent.map_err(|_| failed("no answer within 10s"))?;
+        let limits = Limits {
+            open: CONNECT_TIMEOUT,
+            answer: ANSWER_TIMEOUT,
+        };
+        let sent = self.http.send(server, request, limits).await;
         let mut answer = sent.map_err(|failure| failed(&failure.problem()))?;
         if answer.status == StatusCode::OK || answer.status == StatusCode::GONE {
             return Ok(answer);
         }
-        Err(refusal(&mut answer, name).await.of_read(what))
+        let refusal = refusal(&mut answer, name).await;
+        if let Some(pause) = refusal.retry_after {
+            self.choice().leave(server, self.now(), pause);
+        }
+        Err(refusal.of_read(what))
     }
 
-    /// Reads a server's journal after a place; `None` when it does not lead on from there.
+    /// Reads a server's journal after a place.
     pub(super) async fn revisions(
         &self,
         server: usize,
         since: Cursor,
         limit: usize,
         all: bool,
-    ) -> Result<Option<Revisions>> {
+    ) -> Result<Read> {
         const WHAT: &str = "reading the journal";
         let limit = limit.clamp(1, HISTORY_REVISIONS);
         let since = since.to_text();
@@ -74,9 +82,9 @@ impl Remote {
         if answer.status == StatusCode::GONE {
             // Also of a whole state, which has no such answer.
             drop(refusal(&mut answer, name).await);
-            return Ok(None);
+            return Ok(Read::Gone);
         }
-        Ok(Some(Revisions::of(&mut answer, &name, WHAT).await?))
+        Revisions::of(&mut answer, &name, WHAT).await
     }
 
     /// The journal from whichever server answers.
@@ -84,16 +92,22 @@ impl Remote {
         const WHAT: &str = "reading the journal";
         let mut failed = Error::unavailable(WHAT, "no server is given");
         let order = self.choice().every();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = limit.clamp(1, HISTORY_REVISIONS);
         for server in order {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             match self.revisions(server, after, limit, true).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(read)) => {
-                    let recorded = read.revisions.iter().map(|text| recorded(text));
-                    let recorded: Result<Vec<_>, Strange> = recorded.collect();
+                Ok(Read::Gone) => return Ok(None),
+                Ok(Read::Revisions(read)) => {
+                    let recorded = following(&read.revisions, after, limit);
                     let recorded =
                         recorded.map_err(|told| strange(WHAT, &self.name(server), &told));
                     return recorded.map(Some);
+                }
+                Ok(Read::TooLong) => {
+                    let problem = format!(
+                        "a revision that follows is longer than {MAX_REVISION} bytes of JSON; go on from a snapshot"
+                    );
+                    return Err(Error::refused(WHAT, problem));
                 }
                 Err(error) if error.is_unavailable() => failed = error,
                 Err(error) => return Err(error),
@@ -101,6 +115,23 @@ impl Remote {
         }
         Err(failed)
     }
+}
+
+/// Reads revisions, each the next one after a place.
+fn following(texts: &[String], after: Cursor, limit: usize) -> Result<Vec<Recorded>, Strange> {
+    if texts.len() > limit {
+        return Err(Strange::new("it sends more than was asked for"));
+    }
+    let (mut end, mut following) = (after, Vec::with_capacity(texts.len()));
+    for text in texts {
+        let next = recorded(text)?;
+        if next.cursor.epoch != end.epoch || next.cursor.revision != end.revision.next() {
+            return Err(Strange::new("its journal has a gap"));
+        }
+        end = next.cursor;
+        following.push(next);
+    }
+    Ok(following)
 }
 
 fn recorded(text: &str) -> Result<Recorded, Strange> {

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::Remote;
 use super::elements::Strange;
 use super::fault::Refusal;
-use super::http::{Answer, Failure, PROBLEM_BYTES};
+use super::http::{Answer, Failure, Limits, PROBLEM_BYTES};
 use super::wire::{BatchAnswer, BatchKey};
 use crate::core::{Entry, Key, Revision, Value};
 use crate::error::{Error, Result};
@@ -145,33 +145,33 @@ impl Remote {
         let begun = self.now();
         let mut failed = None;
         let order = self.choice().every();
-        for server in order {
-            let left = self
-                .patience
-                .saturating_sub(self.now().saturating_sub(begun));
-            if left.is_zero() {
+        let left = || {
+            let passed = self.now().saturating_sub(begun);
+            self.patience.saturating_sub(passed)
+        };
+        let servers = u32::try_from(order.len()).unwrap_or(u32::MAX);
+        for (servers, server) in (1..=servers).rev().zip(order) {
+            if left().is_zero() {
                 break;
             }
             let name = self.name(server);
             let post = post(what, body.clone(), request.idempotency_key.as_deref())?;
-            let permit = tokio::time::timeout(left, self.posts.acquire()).await;
+            let permit = tokio::time::timeout(left(), self.posts.acquire()).await;
             let Ok(Ok(_permit)) = permit else { break };
-            let sent = tokio::time::timeout(self.limit, self.http.send(server, post)).await;
-            let problem = match sent {
-                Err(_) => {
-                    return Err(Error::unknown(
-                        what,
-                        format!("server {name}: no answer in time"),
-                    ));
-                }
-                Ok(Err(Failure::Lost(problem))) => {
+            let limits = Limits {
+                // Those that come after it need their share.
+                open: left() / servers,
+                answer: self.limit,
+            };
+            let problem = match self.http.send(server, post, limits).await {
+                Err(Failure::Lost(problem)) => {
                     return Err(Error::unknown(what, format!("server {name}: {problem}")));
                 }
-                Ok(Err(Failure::Unsent(problem))) => {
+                Err(Failure::Unsent(problem)) => {
                     Error::unavailable(what, format!("server {name}: {problem}"))
                 }
-                Ok(Ok(answer)) if answer.status == StatusCode::OK => return Ok((answer, server)),
-                Ok(Ok(mut answer)) => {
+                Ok(answer) if answer.status == StatusCode::OK => return Ok((answer, server)),
+                Ok(mut answer) => {
                     let refusal = refusal(&mut answer, name).await;
                     let error = refusal.of_write(what);
                     if !refusal.is_for_another() {

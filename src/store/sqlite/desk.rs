@@ -1,11 +1,12 @@
 //! A connection to the file, as its thread has it.
 //!
 //! Guarantees: the log is really a WAL and a commit is synced before it is reported; a file that took the place of the one
-//! that is open is noticed before anything is read or written; a connection that failed is not used again.
+//! that is open is noticed before anything is read or written, and used only when its schema has been looked at; a connection
+//! that failed is not used again.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::ffi::ErrorCode;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) instance: u64,
     /// Whether the file may be made, which it may until the schema was there once.
     pub(super) may_create: AtomicBool,
+    /// The file whose schema was looked at last.
+    pub(super) examined: Mutex<Option<FileId>>,
     /// Whether to open it as one that may only be read.
     pub(super) read_only: bool,
     /// Wakes the listeners after a commit.
@@ -54,6 +57,8 @@ pub(super) struct Desk {
     patience: Option<Arc<Patience>>,
     interrupt: Interrupt,
     opened: Option<Opened>,
+    /// Whether a schema is being looked at: whatever the file, it may be used for that.
+    pub(super) examines: bool,
     /// How often the file was opened.
     pub(super) openings: u64,
 }
@@ -64,7 +69,15 @@ struct Opened {
 }
 
 /// Tells the file that is open from another one of its name.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
+
+impl Shared {
+    /// Whether the file that has the name now is the one whose schema was looked at.
+    pub(super) fn is_examined(&self) -> bool {
+        let examined = *lock(&self.examined);
+        examined.is_some() && examined == file_id(&self.path)
+    }
+}
 
 impl Desk {
     /// For a thread that reads.
@@ -74,6 +87,7 @@ impl Desk {
             patience: None,
             interrupt: interrupt.clone(),
             opened: None,
+            examines: false,
             openings: 0,
         }
     }
@@ -87,13 +101,37 @@ impl Desk {
 
     /// The connection to the file that has the name now.
     pub(super) fn connection(&mut self, what: &str) -> Result<&Connection> {
+        Ok(&self.opened(what)?.connection)
+    }
+
+    fn opened(&mut self, what: &str) -> Result<&Opened> {
         let present = file_id(&self.shared.path);
         let same = |opened: &Opened| opened.file == present;
         let opened = match self.opened.take().filter(same) {
             Some(opened) => opened,
-            None => self.open(what, present)?,
+            None => {
+                self.check(what, present)?;
+                let opened = self.open(what, present)?;
+                self.check(what, opened.file)?;
+                opened
+            }
         };
-        Ok(&self.opened.insert(opened).connection)
+        Ok(self.opened.insert(opened))
+    }
+
+    /// Makes sure that a file is the one whose schema was looked at, if one was.
+    fn check(&self, what: &str, file: Option<FileId>) -> Result<()> {
+        let examined = *lock(&self.shared.examined);
+        let other = examined.is_some() && file.is_some() && examined != file;
+        if other && !self.examines {
+            return Err(Error::unavailable(what, fault::REPLACED));
+        }
+        Ok(())
+    }
+
+    /// Which file is open.
+    pub(super) fn file(&self) -> Option<FileId> {
+        self.opened.as_ref().and_then(|opened| opened.file)
     }
 
     /// Reads at one moment of the file.
@@ -127,9 +165,13 @@ impl Desk {
             patience.set(turn);
         }
         let shared = self.shared.clone();
-        let connection = self.connection(what)?;
+        let Opened { connection, file } = self.opened(what)?;
         let change = || -> Outcome<T> {
             let begun = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+            // The lock may have been waited for.
+            if file_id(&shared.path) != *file {
+                return Err(Error::unavailable(what, fault::REPLACED).into());
+            }
             if turn.is_some_and(|turn| !turn.begin()) {
                 return Err(Error::unavailable(what, fault::LOCKED).into());
             }
@@ -241,5 +283,5 @@ fn file_id(path: &std::path::Path) -> Option<FileId> {
 /// Elsewhere an open file can be neither removed nor replaced.
 #[cfg(not(unix))]
 fn file_id(_: &std::path::Path) -> Option<FileId> {
-    None
+    Some((0, 0))
 }

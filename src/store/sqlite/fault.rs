@@ -49,6 +49,10 @@ const STRANGE: &str = "what the file holds could not be understood; is the schem
 pub(super) const LOCKED: &str = "another connection holds the file's write lock; look for a transaction left open, in a \
     `sqlite3` shell perhaps";
 
+/// Why a file is not used.
+pub(super) const REPLACED: &str = "another file has taken the place of the one that was open, and its schema has not been \
+    looked at yet; nothing was written";
+
 /// An error before a commit: it had no effect.
 pub(super) fn undone(what: &str, error: &rusqlite::Error) -> Error {
     let Some(failure) = error.sqlite_error() else {

@@ -12,9 +12,10 @@ use rusqlite::params;
 
 use super::bench::{Bench, bytes};
 use super::desk::Desk;
-use super::fault::Outcome;
+use super::fault::{self, Outcome};
 use super::queries::{MIGRATION, Names, TABLES, TRIGGERS};
 use super::turn::Turn;
+use super::worker::lock;
 use crate::core::{Epoch, RevisionId};
 use crate::error::{Error, Result};
 
@@ -68,13 +69,32 @@ struct Found {
     waits: bool,
 }
 
+/// Makes sure of the schema of the file that has the name now, if nobody has yet.
+pub(super) fn make_sure(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> Result<()> {
+    if desk.shared.is_examined() {
+        return Ok(());
+    }
+    prepare(desk, turn, may_migrate).map(drop)
+}
+
 /// Makes sure of the schema, and that what others wrote meanwhile has its revision.
 pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> Result<Migrated> {
+    desk.examines = true;
+    let prepared = prepared(desk, turn, may_migrate);
+    desk.examines = false;
+    prepared
+}
+
+fn prepared(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> Result<Migrated> {
     let mut migrated = Migrated::default();
-    desk.shared.may_create.store(may_migrate, Ordering::Release);
+    // Later on one that is missing or empty is being put back by somebody, who would lose it to a new one.
+    let is_first = lock(&desk.shared.examined).is_none();
+    let may_create = may_migrate && is_first;
+    desk.shared.may_create.store(may_create, Ordering::Release);
     let mut found = desk.read(PREPARING, look)?;
+    let file = desk.file();
     if !found.due.is_empty() {
-        if !may_migrate {
+        if !may_migrate || (found.empty && !is_first) {
             return Err(older());
         }
         // Another process may have been faster.
@@ -109,6 +129,10 @@ pub(super) fn prepare(desk: &mut Desk, turn: &Arc<Turn>, may_migrate: bool) -> R
     }
     migrated.restored = found.dropped;
     migrated.hidden = desk.read(PREPARING, hidden)?;
+    if desk.file() != file {
+        return Err(Error::unavailable(PREPARING, fault::REPLACED));
+    }
+    *lock(&desk.shared.examined) = file;
     Ok(migrated)
 }
 

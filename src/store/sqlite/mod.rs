@@ -30,12 +30,11 @@ mod writing;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
 
 use self::bench::Bench;
 use self::desk::{Desk, Shared};
@@ -58,7 +57,6 @@ pub(crate) struct SqliteStore {
     writer: Arc<Worker<Desk>>,
     /// For reads that may take long.
     reader: Worker<Desk>,
-    prepared: OnceCell<()>,
     description: String,
     migrate: bool,
     /// How long a change may wait for the file's write lock: a little less than its caller.
@@ -92,6 +90,7 @@ impl SqliteStore {
             sources,
             instance,
             may_create: AtomicBool::new(false),
+            examined: Mutex::default(),
             read_only,
             bell: Bell::default(),
             denied: AtomicBool::new(false),
@@ -105,7 +104,6 @@ impl SqliteStore {
             writer: Arc::new(start("sqlite-writer", Desk::writer)?),
             reader: start("sqlite-reader", Desk::reader)?,
             shared,
-            prepared: OnceCell::new(),
             description,
             migrate: settings.migrate,
             patience: settings.request_timeout.mul_f64(0.9),
@@ -118,16 +116,16 @@ impl SqliteStore {
         Ok(described(settings, &absolute(path)?))
     }
 
+    /// Makes sure of the schema of the file that has the name now.
     async fn ready(&self) -> Result<()> {
-        let prepare = || async {
-            let (what, migrate) = ("preparing the SQLite file", self.migrate);
-            self.turn(what, move |desk, turn| {
-                migrate::prepare(desk, turn, migrate).map(drop)
-            })
-            .await
-        };
-        self.prepared.get_or_try_init(prepare).await?;
-        Ok(())
+        if self.shared.is_examined() {
+            return Ok(());
+        }
+        let migrate = self.migrate;
+        self.turn(migrate::PREPARING, move |desk, turn| {
+            migrate::make_sure(desk, turn, migrate)
+        })
+        .await
     }
 
     /// Has the writer do something in its turn. What has not begun when the time is over never will.

@@ -124,7 +124,7 @@ impl SqliteListener {
 #[async_trait]
 impl Listener for SqliteListener {
     async fn listen(&self) -> Result<()> {
-        self.thread.run("LISTEN", Session::listen).await
+        self.thread.run("listening", Session::listen).await
     }
 
     async fn head(&self, own: Revision) -> Result<Head> {

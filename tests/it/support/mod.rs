@@ -11,6 +11,8 @@
 )]
 
 pub(crate) mod deaf;
+#[cfg(all(feature = "remote", feature = "server"))]
+pub(crate) mod fake;
 pub(crate) mod fetch;
 #[cfg(feature = "server")]
 pub(crate) mod foreign;

@@ -42,6 +42,14 @@ impl SqliteFile {
         &self.directory.0
     }
 
+    /// Copies it, as it is now, to another file of its directory.
+    pub(crate) fn copy(&self, name: &str) -> PathBuf {
+        let copy = self.directory.0.join(name);
+        self.shell()
+            .run(&format!("VACUUM INTO '{}'", copy.display()));
+        copy
+    }
+
     /// The URL that names it.
     pub(crate) fn url(&self) -> String {
         format!("sqlite:{}", self.path().display())
