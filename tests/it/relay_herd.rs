@@ -15,6 +15,7 @@ use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use crate::support::http::get;
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
 use crate::support::wait::eventually;
@@ -124,7 +125,13 @@ async fn replace(server: &mut Server, url: &str) {
     let address = server.address.to_string();
     server.signal("TERM").await;
     assert_eq!(server.ended().await.code(), Some(0));
-    *server = Server::start_with(url, &["--listen", &address], &LIMITS).await;
+    *server = Server::launch(Some(url), &["--listen", &address], &LIMITS).await;
+    // It comes up while half of the clients come back to the other one.
+    eventually("the server is ready", LONG, || async {
+        let answer = get(server.address, "/readyz").await;
+        (answer.status == 200).then_some(()).ok_or(answer.body)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
