@@ -141,16 +141,19 @@ mod tests {
 
     #[test]
     fn programs_older_than_the_store_needs_are_no_find() {
-        use std::os::unix::fs::PermissionsExt;
         let name = format!("sync-config-binaries-{}", std::process::id());
         let dir = env::temp_dir().join(name);
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("initdb"), "").unwrap();
         let postgres = dir.join("postgres");
         let found = [("12.22", None), ("13.0", Some(13))].map(|(version, major)| {
-            let script = format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n");
-            fs::write(&postgres, script).unwrap();
-            fs::set_permissions(&postgres, fs::Permissions::from_mode(0o700)).unwrap();
+            // By another process: a child that somebody else starts at this moment would inherit a file that is open for writing,
+            // and such a file cannot be run.
+            let script = format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'");
+            let write = r#"printf '%s\n' "$1" > "$0" && chmod 700 "$0""#;
+            let mut sh = Command::new("sh");
+            let written = sh.args(["-c", write]).arg(&postgres).arg(script).status();
+            assert!(written.unwrap().success());
             (Binaries::in_dir(&dir).map(|found| found.major), major)
         });
         fs::remove_dir_all(&dir).unwrap();

@@ -130,9 +130,9 @@ async fn somebody_elses_change_waits_a_moment_alone_for_an_own_write_that_never_
     stage.writes(&stage.other, 1).await;
     stage.reaches(1).await;
     let took = begin.elapsed();
-    // The clock of the timers stands still, the engine's does not: what this test took itself is in it.
-    let most = Duration::from_millis(500);
-    assert!(took > Duration::ZERO && took <= most, "{took:?}");
+    // The clock of the timers stands still, the engine's does not: what this test took itself is in it. Nothing else is due
+    // before an hour is over.
+    assert!(took > Duration::ZERO && took < HOUR / 2, "{took:?}");
     stage.end().await;
 }
 

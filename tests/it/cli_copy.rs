@@ -18,7 +18,10 @@ async fn status(url: &str) -> Value {
 
 async fn copy(from: &str, to: &str, code: i32, more: &[&str]) -> (String, String) {
     let args = [&["copy", "--from", from, "--to", to], more].concat();
-    told(&run(&mut program(None, &args)).await, code)
+    let mut command = program(None, &args);
+    // Twenty thousand entries are one write.
+    let command = command.env("SYNC_CONFIG_REQUEST_TIMEOUT", "2m");
+    told(&run(command).await, code)
 }
 
 /// A database with keys and values that a careless copy would change.

@@ -16,7 +16,7 @@ impl Found {
     async fn on(url: &str, code: i32) -> Self {
         let mut command = program(None, &["--url", url, "doctor", "--json"]);
         // A lock that is held is waited for.
-        let output = run(command.env("SYNC_CONFIG_REQUEST_TIMEOUT", "1s")).await;
+        let output = run(command.env("SYNC_CONFIG_REQUEST_TIMEOUT", "4s")).await;
         let (printed, _) = told(&output, code);
         let printed: Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(printed["ok"], code == 0);

@@ -344,7 +344,7 @@ async fn after_any_storm_instances_subscribers_and_the_table_are_the_same() {
         storm.calm().await;
     }
     for service in &storm.services {
-        let ended = tokio::time::timeout(Duration::from_secs(5), service.shutdown()).await;
+        let ended = tokio::time::timeout(PATIENCE, service.shutdown()).await;
         ended.expect("in time").unwrap();
     }
 }

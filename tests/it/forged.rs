@@ -155,7 +155,7 @@ async fn a_hundred_thousand_forged_notices_of_all_kinds_cost_bounded_reads_and_c
             (0, 0)
         );
         assert!(
-            status.heartbeat.resyncs <= 1,
+            status.heartbeat.resyncs <= 1 + started.elapsed().as_secs() / 10,
             "peers are believed once in ten seconds: {status:?}"
         );
         service.shutdown().await.unwrap();

@@ -88,7 +88,7 @@ async fn writes_never_lie(service: &Arc<ConfigService>, server_is_away: bool) ->
 async fn a_restart(stop: impl FnOnce(&mut OwnCluster)) {
     let mut own = OwnCluster::start();
     let db = TestDb::on(&own).await;
-    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_secs(2));
+    let settings = quick(Settings::new(db.url())).request_timeout(Duration::from_secs(4));
     let (one_, two) = (start(settings.clone()).await, start(settings).await);
     let seen = record(&two, Filter::all());
     let written = one_.set("before", 1).await.unwrap();
@@ -182,8 +182,8 @@ async fn silence_is_found_and_healed(mode: Mode) {
     in_step(&[&writer, &reader], before.revision()).await;
     proxy.set(mode).await;
     let written = writer.set("k", 1).await.unwrap();
-    // 3 s for the head check and the check interval, or 5 s for a read under way: 6 s in all.
-    let found = eventually("offline", Duration::from_secs(6), async || {
+    // 3 s for the head check and the check interval, or 5 s for a read under way; nothing else finds it.
+    let found = eventually("offline", PATIENCE, async || {
         let status = reader.status();
         if status.mode == How::Offline {
             Ok(status)
@@ -195,7 +195,7 @@ async fn silence_is_found_and_healed(mode: Mode) {
     assert!(found.reason.is_some());
     assert!(reader.get("k").unwrap().is_some(), "reads go on");
     let proven = found.proven_at.unwrap();
-    let own = tokio::time::timeout(Duration::from_secs(15), reader.set("own", 1));
+    let own = tokio::time::timeout(PATIENCE, reader.set("own", 1));
     assert!(
         own.await.is_ok(),
         "writes have a way of their own and a bound"
@@ -203,9 +203,10 @@ async fn silence_is_found_and_healed(mode: Mode) {
     let later = reader.status();
     assert_eq!(later.mode, How::Offline);
     let moved = later.proven_at.unwrap().duration_since(proven);
-    // Both were computed from the clock that never steps; rounding aside they are equal.
+    // Both were computed from the clock that never steps: they are equal but for the time between two looks at clocks, and
+    // the write waits for longer than this.
     assert!(
-        moved.is_ok_and(|by| by < Duration::from_millis(20)) || later.proven_at.unwrap() <= proven
+        moved.is_ok_and(|by| by < Duration::from_secs(1)) || later.proven_at.unwrap() <= proven
     );
     proxy.set(Mode::Pass).await;
     until_push(&reader).await;

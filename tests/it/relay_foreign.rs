@@ -15,7 +15,8 @@ const BROWSER: std::time::Duration = std::time::Duration::from_secs(60);
 #[tokio::test]
 async fn curl_reads_the_events() {
     let db = TestDb::new().await;
-    let at = Server::start(db.url()).await;
+    // A progress would be a line more.
+    let at = Server::start_with(db.url(), &["--progress-interval", "5m"], &[]).await;
     put(at.address, "a", "1").await;
     let url = format!("http://{}/v1/watch?prefix=a", at.address);
     let Some(curl) = curl(&[&url]) else {

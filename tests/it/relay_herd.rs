@@ -8,12 +8,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use crate::support::http::get;
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
 use crate::support::wait::eventually;
@@ -123,7 +125,13 @@ async fn replace(server: &mut Server, url: &str) {
     let address = server.address.to_string();
     server.signal("TERM").await;
     assert_eq!(server.ended().await.code(), Some(0));
-    *server = Server::start_with(url, &["--listen", &address], &LIMITS).await;
+    *server = Server::launch(Some(url), &["--listen", &address], &LIMITS).await;
+    // It comes up while half of the clients come back to the other one.
+    eventually("the server is ready", LONG, || async {
+        let answer = get(server.address, "/readyz").await;
+        (answer.status == 200).then_some(()).ok_or(answer.body)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,8 +153,16 @@ async fn five_thousand_clients_miss_nothing_while_two_servers_are_replaced_under
     }
     all_connected(&herd).await;
     let writer = db.client().await;
+    let (replaced, both_replaced) = oneshot::channel();
     let writes = tokio::spawn(async move {
+        let mut both_replaced = Some(both_replaced);
         for revision in 1..=REVISIONS {
+            // Whoever has the last one is at the end: not before each of them had to come back.
+            if revision == REVISIONS
+                && let Some(both) = both_replaced.take()
+            {
+                both.await.unwrap();
+            }
             let sql = format!(
                 "INSERT INTO sync_config VALUES ('k{}', '{revision}') ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
                 revision % 7
@@ -159,6 +175,7 @@ async fn five_thousand_clients_miss_nothing_while_two_servers_are_replaced_under
     replace(&mut one, db.url()).await;
     all_connected(&herd).await;
     replace(&mut two, db.url()).await;
+    replaced.send(()).unwrap();
     all_connected(&herd).await;
     writes.await.unwrap();
     let ended = async {

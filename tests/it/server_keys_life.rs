@@ -1,7 +1,12 @@
 //! How long an API key lets somebody in: until it is revoked or expires, on every server, and not without being known.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long something stays open is measured"
+)]
+
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -13,7 +18,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::support::http::{Watch, get};
-use crate::support::keys::{WITH_KEYS, ask, keys, token, until_let_in, watch};
+use crate::support::keys::{
+    WITH_KEYS, ask, judged, keys, token, until_let_in, until_status, watch,
+};
 use crate::support::postgres::{TestDb, cluster};
 use crate::support::program::{Scratch, Server};
 use crate::support::proxy::{Mode, Proxy};
@@ -23,14 +30,23 @@ use crate::support::wait::PATIENCE;
 /// How long after a revocation something may still be open.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The end of a stream, orderly and in time.
-async fn ends_within(mut watch: Watch, limit: Duration) {
+/// Waits for the end of a stream.
+async fn ends(mut watch: Watch) {
     let end = async { while watch.next().await.is_some() {} };
-    timeout(limit, end).await.expect("the stream ends in time");
+    timeout(PATIENCE, end).await.expect("the stream ends");
 }
 
-async fn ends_at_once(watch: Watch) {
-    ends_within(watch, SECOND).await;
+/// Opens, revokes and waits for the end, until that took a second at most. A machine that has too much to do makes one round
+/// late, and seldom three; `round` answers with how long it took.
+async fn within_a_second(mut round: impl AsyncFnMut() -> Duration) {
+    let mut took = Vec::new();
+    while took.len() < 3 {
+        took.push(round().await);
+        if took.last() <= Some(&SECOND) {
+            return;
+        }
+    }
+    panic!("it takes longer than a second: {took:?}");
 }
 
 #[tokio::test]
@@ -40,24 +56,32 @@ async fn a_revoked_key_ends_what_it_has_open_within_a_second_on_every_server() {
         Server::start_with(db.url(), WITH_KEYS, &[]),
         Server::start_with(db.url(), WITH_KEYS, &[]),
     );
-    let gone = token(db.url(), "gone", "read", &[]).await;
     let other = token(db.url(), "other", "read", &[]).await;
-    let mut open = Vec::new();
     let mut others = Vec::new();
     for at in [one.address, two.address] {
-        until_let_in(at, &gone).await;
         until_let_in(at, &other).await;
-        open.push(watch(at, &gone).await);
-        open.push(watch(at, &gone).await);
         others.push(watch(at, &other).await);
     }
-    let revoked: Value =
-        serde_json::from_str(&keys(db.url(), 0, &["revoke", "gone"]).await).unwrap();
-    assert_eq!(revoked["identity"], "gone");
-    join_all(open.into_iter().map(ends_at_once)).await;
-    for at in [one.address, two.address] {
-        assert_eq!(ask(at, "GET", "/v1/config", &gone, "").await.status, 401);
-    }
+    within_a_second(async || {
+        let gone = token(db.url(), "gone", "read", &[]).await;
+        let mut open = Vec::new();
+        for at in [one.address, two.address] {
+            until_let_in(at, &gone).await;
+            open.push(watch(at, &gone).await);
+            open.push(watch(at, &gone).await);
+        }
+        let revoked = keys(db.url(), 0, &["revoke", "gone"]).await;
+        let since = Instant::now();
+        let revoked: Value = serde_json::from_str(&revoked).unwrap();
+        assert_eq!(revoked["identity"], "gone");
+        join_all(open.into_iter().map(ends)).await;
+        let took = since.elapsed();
+        for at in [one.address, two.address] {
+            assert_eq!(judged(at, &gone).await.status, 401);
+        }
+        took
+    })
+    .await;
     let writer = token(db.url(), "writer", "write", &[]).await;
     until_let_in(one.address, &writer).await;
     ask(one.address, "PUT", "/v1/config/k", &writer, "1").await;
@@ -78,15 +102,21 @@ async fn a_revocation_reaches_servers_that_share_an_sqlite_file() {
         Server::start_with(&url, WITH_KEYS, &[]),
         Server::start_with(&url, WITH_KEYS, &[]),
     );
-    let gone = token(&url, "gone", "read", &[]).await;
-    let mut open = Vec::new();
-    for at in [one.address, two.address] {
-        until_let_in(at, &gone).await;
-        open.push(watch(at, &gone).await);
-    }
-    keys(&url, 0, &["revoke", "gone"]).await;
-    join_all(open.into_iter().map(ends_at_once)).await;
-    assert_eq!(get(two.address, "/v1/config").await.status, 401);
+    within_a_second(async || {
+        let gone = token(&url, "gone", "read", &[]).await;
+        let mut open = Vec::new();
+        for at in [one.address, two.address] {
+            until_let_in(at, &gone).await;
+            open.push(watch(at, &gone).await);
+        }
+        keys(&url, 0, &["revoke", "gone"]).await;
+        let since = Instant::now();
+        join_all(open.into_iter().map(ends)).await;
+        let took = since.elapsed();
+        assert_eq!(judged(two.address, &gone).await.status, 401);
+        took
+    })
+    .await;
 }
 
 /// A WebSocket that a browser would open: the key stands among the protocols.
@@ -101,6 +131,21 @@ async fn socket(at: SocketAddr, token: &str) -> WebSocketStream<TcpStream> {
     socket
 }
 
+/// The code that a WebSocket is closed with.
+async fn closed(mut socket: WebSocketStream<TcpStream>) -> u16 {
+    let closed = async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Close(why))) => return why,
+                Some(Ok(_)) => {}
+                other => panic!("it ends with {other:?}"),
+            }
+        }
+    };
+    let why = timeout(PATIENCE, closed).await.expect("it is closed");
+    why.expect("a reason").code.into()
+}
+
 #[tokio::test]
 async fn a_revoked_key_closes_its_websockets_on_every_server_and_says_why() {
     let db = TestDb::new().await;
@@ -108,41 +153,36 @@ async fn a_revoked_key_closes_its_websockets_on_every_server_and_says_why() {
         Server::start_with(db.url(), WITH_KEYS, &[]),
         Server::start_with(db.url(), WITH_KEYS, &[]),
     );
-    let gone = token(db.url(), "gone", "read", &[]).await;
-    let mut open = Vec::new();
-    for at in [one.address, two.address] {
-        until_let_in(at, &gone).await;
-        let mut socket = socket(at, &gone).await;
-        let first = socket.next().await.unwrap().unwrap();
-        let first: Value = serde_json::from_str(first.to_text().unwrap()).unwrap();
-        assert_eq!(first["type"], "connection.ack");
-        assert_eq!(first["payload"]["clientId"], "gone");
-        open.push(socket);
-    }
-    keys(db.url(), 0, &["revoke", "gone"]).await;
-    for mut socket in open {
-        let closed = async {
-            loop {
-                match socket.next().await {
-                    Some(Ok(Message::Close(why))) => return why,
-                    Some(Ok(_)) => {}
-                    other => panic!("it ends with {other:?}"),
-                }
-            }
-        };
-        let why = timeout(SECOND, closed).await.expect("within a second");
-        assert_eq!(u16::from(why.unwrap().code), 4001);
-    }
+    within_a_second(async || {
+        let gone = token(db.url(), "gone", "read", &[]).await;
+        let mut open = Vec::new();
+        for at in [one.address, two.address] {
+            until_let_in(at, &gone).await;
+            let mut socket = socket(at, &gone).await;
+            let first = socket.next().await.unwrap().unwrap();
+            let first: Value = serde_json::from_str(first.to_text().unwrap()).unwrap();
+            assert_eq!(first["type"], "connection.ack");
+            assert_eq!(first["payload"]["clientId"], "gone");
+            open.push(socket);
+        }
+        keys(db.url(), 0, &["revoke", "gone"]).await;
+        let since = Instant::now();
+        let codes = join_all(open.into_iter().map(closed)).await;
+        let took = since.elapsed();
+        assert_eq!(codes, [4001, 4001]);
+        took
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_key_ends_when_its_time_is_over() {
     let db = TestDb::new().await;
     let at = Server::start_with(db.url(), WITH_KEYS, &[]).await;
-    let short = token(db.url(), "short", "read", &["--expires", "3s"]).await;
+    let short = token(db.url(), "short", "read", &["--expires", "10s"]).await;
     until_let_in(at.address, &short).await;
-    ends_within(watch(at.address, &short).await, PATIENCE).await;
-    let refused = ask(at.address, "GET", "/v1/config", &short, "").await;
+    ends(watch(at.address, &short).await).await;
+    let refused = judged(at.address, &short).await;
     assert_eq!(refused.status, 401);
     let listed: Value =
         serde_json::from_str(&keys(db.url(), 0, &["list", "--json"]).await).unwrap();
@@ -158,7 +198,7 @@ async fn a_server_that_cannot_read_the_keys_is_shut_and_never_open() {
     let proxy = Proxy::to(cluster().address()).await;
     let url = db.url_through(&proxy);
     proxy.set(Mode::Refuse).await;
-    let stale = ["--auth", "keys", "--keys-max-staleness", "2s"];
+    let stale = ["--auth", "keys", "--keys-max-staleness", "6s"];
     let at = Server::launch(Some(&url), &stale, &[]).await;
     for token in ["", good.as_str()] {
         let answer = ask(at.address, "GET", "/v1/config", token, "").await;
@@ -171,12 +211,13 @@ async fn a_server_that_cannot_read_the_keys_is_shut_and_never_open() {
     assert!(!waiting.body.contains(db.name()), "{waiting:?}");
     proxy.set(Mode::Pass).await;
     at.ready().await;
-    assert_eq!(get(at.address, "/v1/config").await.status, 401);
+    until_status(at.address, "", 401).await;
+    until_let_in(at.address, &good).await;
     let open = watch(at.address, &good).await;
 
     proxy.set(Mode::Refuse).await;
     proxy.cut().await;
-    ends_within(open, PATIENCE).await;
+    ends(open).await;
     let shut = ask(at.address, "GET", "/v1/config", &good, "").await;
     assert_eq!(shut.status, 503, "{shut:?}");
     assert_eq!(get(at.address, "/readyz").await.status, 503);
@@ -202,7 +243,7 @@ async fn keys_that_are_known_go_on_while_the_database_is_away() {
         200
     );
     at.signal("TERM").await;
-    ends_within(open, PATIENCE).await;
+    ends(open).await;
     assert_eq!(at.ended().await.code(), Some(0));
     // Also over a restart, by what was kept.
     let again = Server::start_with(&url, WITH_KEYS, &state).await;

@@ -13,6 +13,27 @@ use crate::support::program::{Scratch, Server, program, run};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::wait::{PATIENCE, eventually};
 
+/// Waits until the server has the head of a request whose body is still on its way.
+async fn under_way(at: &Server) {
+    // The other one asks for this.
+    let two = "sync_config_http_requests_in_flight 2";
+    at.until("/metrics", |answer| {
+        answer.body.lines().any(|line| line == two)
+    })
+    .await;
+}
+
+/// Writes a key where a deadline is so short that an attempt may miss it.
+async fn put_at_last(at: &Server, key: &str, value: &str) {
+    eventually("a write", PATIENCE, async || {
+        let answer = put(at.address, key, value).await;
+        matches!(answer.status, 200 | 201)
+            .then_some(())
+            .ok_or(format!("{answer:?}"))
+    })
+    .await;
+}
+
 async fn behind_a_proxy(db: &TestDb) -> (Proxy, String) {
     let proxy = Proxy::to(cluster().address()).await;
     let url = db.url_through(&proxy);
@@ -78,15 +99,22 @@ async fn a_lost_answer_is_told_as_such() {
     let db = TestDb::new().await;
     // With a limit of its own the server would say in time that it did not apply it.
     let timeouts = [
-        ("SYNC_CONFIG_REQUEST_TIMEOUT", "300ms"),
+        ("SYNC_CONFIG_REQUEST_TIMEOUT", "1s"),
         ("SYNC_CONFIG_STATEMENT_TIMEOUT", "0s"),
     ];
     let at = Server::start_with(db.url(), &[], &timeouts).await;
-    put(at.address, "k", "1").await;
+    put_at_last(&at, "k", "1").await;
     let holder = db.client().await;
     let lock = "BEGIN; UPDATE sync_config SET value = '2' WHERE key = 'k'";
     holder.batch_execute(lock).await.unwrap();
-    let unknown = put(at.address, "k", "3").await;
+    let unknown = eventually("a write is sent in time", PATIENCE, async || {
+        let answer = put(at.address, "k", "3").await;
+        // What was not sent by then is known not to be applied.
+        (answer.status != 503)
+            .then_some(answer)
+            .ok_or("it was not sent")
+    })
+    .await;
     assert_eq!(unknown.status, 504, "{unknown:?}");
     assert_eq!(
         unknown.json()["type"],
@@ -98,9 +126,9 @@ async fn a_lost_answer_is_told_as_such() {
 async fn a_frozen_database_costs_a_request_its_deadline_and_no_more() {
     let db = TestDb::new().await;
     let (proxy, url) = behind_a_proxy(&db).await;
-    let timeout = [("SYNC_CONFIG_REQUEST_TIMEOUT", "500ms")];
+    let timeout = [("SYNC_CONFIG_REQUEST_TIMEOUT", "2s")];
     let mut at = Server::start_with(&url, &[], &timeout).await;
-    put(at.address, "k", "1").await;
+    put_at_last(&at, "k", "1").await;
     proxy.set(Mode::Freeze).await;
     // The first statement was sent and not answered; the next one finds no connection to be sent on.
     assert_eq!(put(at.address, "k", "2").await.status, 504);
@@ -137,8 +165,14 @@ async fn a_client_from_a_server_further_ahead_is_never_taken_back() {
     )
     .await;
     assert_eq!(refused.status, 503, "{refused:?}");
-    let resumed = Watch::resume(behind.address, &id);
-    let (mut resumed, ()) = tokio::join!(resumed, proxy.set(Mode::Pass));
+    // It is waited for, though not for ever: who is not told in time asks again.
+    let granted = eventually("the server has caught up", PATIENCE, async || {
+        let headers = [("Last-Event-ID", id.as_str())];
+        let status = Watch::asked(behind.address, "", &headers).await;
+        (status == 200).then_some(()).ok_or(status)
+    });
+    tokio::join!(granted, proxy.set(Mode::Pass));
+    let mut resumed = Watch::resume(behind.address, &id).await;
     put(ahead.address, "k", "3").await;
     let next = resumed.news().await;
     assert_eq!((next.event.as_str(), next.revision()), ("change", 3));
@@ -151,7 +185,7 @@ async fn a_request_that_does_not_end_is_cut_off_after_a_stop() {
     let mut tcp = TcpStream::connect(at.address).await.unwrap();
     let head = head(at.address, "PUT", "/v1/config/k", &[], Some(6));
     tcp.write_all(head.as_bytes()).await.unwrap();
-    get(at.address, "/v1/status").await;
+    under_way(&at).await;
     at.signal("TERM").await;
     assert_eq!(at.ended().await.code(), Some(0));
     let cut = |log: &[String]| log.iter().any(|line| line.contains("cut off"));
@@ -199,8 +233,7 @@ async fn a_stop_ends_streams_lets_requests_finish_and_exits_with_0() {
         tcp.write_all(format!("{head}[1,").as_bytes())
             .await
             .unwrap();
-        // Answered by the same server after the head of the other request: that one is under way.
-        get(at.address, "/v1/status").await;
+        under_way(&at).await;
         at.signal(signal).await;
         while watch.next().await.is_some() {}
         tcp.write_all(b"2 ]").await.unwrap();
@@ -217,7 +250,7 @@ async fn a_second_signal_ends_the_server_at_once() {
     let mut tcp = TcpStream::connect(at.address).await.unwrap();
     let head = head(at.address, "PUT", "/v1/config/k", &[], Some(6));
     tcp.write_all(head.as_bytes()).await.unwrap();
-    get(at.address, "/v1/status").await;
+    under_way(&at).await;
     at.signal("TERM").await;
     let stopping = |log: &[String]| log.iter().any(|line| line.contains("\"stopping\""));
     at.log.until("the first signal", stopping).await;
@@ -384,13 +417,14 @@ async fn what_is_wrong_is_refused_at_the_start_with_what_to_do() {
 async fn beyond_loopback_nobody_is_let_in_without_a_key() {
     let db = TestDb::new().await;
     let open = ["--listen", "0.0.0.0:0", "--insecure"];
+    // Before the server: asking for a key that it has not heard of yet is slowed down after a while.
+    let key = token(db.url(), "gateway", "read", &[]).await;
     let mut at = Server::launch(Some(db.url()), &open, &[]).await;
     at.address.set_ip([127, 0, 0, 1].into());
     at.ready().await;
     let said = at.log.until("what is open", |log| log.len() > 1).await;
     assert!(said[0].contains("\"auth\":\"keys\""), "{}", said[0]);
     assert!(said[1].contains("plaintext"), "{}", said[1]);
-    let key = token(db.url(), "gateway", "read", &[]).await;
     let ask = async |headers: &[(&str, &str)]| {
         let answer = request(at.address, "GET", "/v1/config", headers, "").await;
         answer.status

@@ -6,6 +6,7 @@ use crate::server_batch::{batch, cursor};
 use crate::support::http::{get, put, request};
 use crate::support::postgres::TestDb;
 use crate::support::program::Server;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// The entries of every page of a listing, with its revision.
 async fn pages(
@@ -17,7 +18,14 @@ async fn pages(
     let (mut found, mut revisions) = (Vec::new(), Vec::new());
     for page in 0.. {
         let server = servers[page % servers.len()];
-        let body = get(server.address, &path).await.json();
+        // A server that has not heard of a revision yet waits for it, though not for ever.
+        let answer = eventually("a page", PATIENCE, async || {
+            let answer = get(server.address, &path).await;
+            let behind = answer.status == 503;
+            if behind { Err(answer.body) } else { Ok(answer) }
+        })
+        .await;
+        let body = answer.json();
         revisions.push(
             body["revision"]
                 .as_u64()
@@ -60,6 +68,11 @@ async fn the_pages_of_a_listing_are_of_one_revision_on_any_server_while_others_w
         (json!(revision), json!(entries)),
         (whole["revision"].clone(), whole["entries"].clone())
     );
+    let head = get(one.address, "/v1/config?limit=1").await.json();
+    two.until("/v1/config?limit=1", |answer| {
+        answer.json()["revision"] == head["revision"]
+    })
+    .await;
     let (_, some) = pages(&[&two], "prefix=k/0&prefix=z&limit=3", async |_| {}).await;
     let now = get(two.address, "/v1/config?prefix=z&prefix=k/0&prefix=k/01")
         .await

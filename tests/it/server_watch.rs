@@ -60,7 +60,7 @@ async fn a_watch_begins_with_a_snapshot_and_tells_each_revision_whole() {
         INSERT INTO sync_config VALUES ('b', '1e2'); INSERT INTO sync_config VALUES ('c', '\"\\u0007\\n\"'); COMMIT";
     let client = db.client().await;
     client.batch_execute(sql).await.unwrap();
-    let change = watch.next().await.unwrap();
+    let change = watch.news().await;
     assert_eq!(change.event, "change");
     let told = json!({ "revision": 2, "changes": [
         { "key": "a", "kind": "put", "old": 1, "new": null },
@@ -69,7 +69,7 @@ async fn a_watch_begins_with_a_snapshot_and_tells_each_revision_whole() {
     ]});
     assert_eq!(change.json(), told);
     client.batch_execute("TRUNCATE sync_config").await.unwrap();
-    let change = watch.next().await.unwrap();
+    let change = watch.news().await;
     let told = json!({ "revision": 3, "changes": [
         { "key": "a", "kind": "delete", "old": null },
         { "key": "b", "kind": "delete", "old": 100 },
@@ -347,7 +347,7 @@ async fn a_large_revision_comes_in_parts_and_only_the_last_has_an_id() {
     let mut told = 0;
     for (event, list) in [("change", "changes"), ("snapshot", "entries")] {
         for part in 1..=3 {
-            let message = watch.next().await.unwrap();
+            let message = watch.news().await;
             assert_eq!(message.event, event);
             assert!(message.data.len() <= 1_100_000);
             let data = message.json();
@@ -384,10 +384,10 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
     let mut copy = BTreeMap::new();
     apply(&mut copy, &reader.next().await.unwrap());
     let mut named = false;
-    // More revisions than the queue holds, and more bytes than sockets do.
-    for round in 0..400 {
+    // More bytes than sockets and the ring hold, in so few revisions that the first one, which has a minute, is not let go.
+    for round in 0..160 {
         let sql = format!(
-            "INSERT INTO sync_config VALUES ('k{}', to_jsonb(repeat('{}', 60000))) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
+            "INSERT INTO sync_config VALUES ('k{}', to_jsonb(repeat('{}', 120000))) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
             round % 3,
             round % 10
         );
@@ -397,7 +397,7 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
         apply(&mut copy, &message);
         let stats = get(at.address, "/v1/stats").await.json();
         let open = stats["gatewayConnections"]["connections"].as_array();
-        let behind = |open: &&Value| open["queued"].as_u64().unwrap() > 100;
+        let behind = |open: &&Value| open["queued"].as_u64().unwrap() > 50;
         let behind = open.unwrap().iter().filter(behind).count();
         named |= behind == 1;
         assert!(behind <= 1, "the one that reads is not behind: {stats}");
@@ -411,7 +411,7 @@ async fn a_client_that_never_reads_costs_little_and_catches_up_later() {
     let mut slow = Watch::over(tcp).await;
     let mut late = BTreeMap::new();
     let mut revision = None;
-    while revision != Some(400) {
+    while revision != Some(160) {
         let message = slow.news().await;
         let expected = revision.map_or(message.revision(), |before| before + 1);
         assert!(message.event == "snapshot" || message.revision() == expected);

@@ -65,16 +65,10 @@ async fn a_callback_that_never_returns_is_named_costs_others_nothing_and_keeps_n
         slow.queued <= 1_024 && slow.queued + slow.missed == 3_000,
         "{slow:?}"
     );
-    let begun = now();
-    timeout(Duration::from_secs(10), config.shutdown())
+    timeout(PATIENCE, config.shutdown())
         .await
-        .unwrap()
+        .expect("it does not wait for the callback")
         .unwrap();
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
     drop(keep);
 }
 
@@ -100,10 +94,7 @@ async fn a_stream_that_is_never_polled_is_named_and_holds_no_more_than_the_keys_
         let before = last.insert(change.key().to_string(), value);
         assert!(before.is_none_or(|before| before < value));
     }
-    timeout(Duration::from_secs(5), config.shutdown())
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, config.shutdown()).await.unwrap().unwrap();
 }
 
 /// The middle of how long writes take, in microseconds.
@@ -121,8 +112,9 @@ async fn writes(config: &ConfigService, count: u32) -> u128 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_idle_in_a_transaction_hold_back_vacuum_and_notices_and_no_instance() {
     let db = TestDb::new().await;
+    // Who is behind for longer than the journal reaches back is told the state instead of the revisions.
     let settings = quick(Settings::new(db.url()))
-        .event_retention(Duration::from_secs(1))
+        .event_retention(Duration::from_secs(8))
         .cleanup_interval(Duration::from_millis(200));
     let all = [start(settings.clone()).await, start(settings).await];
     let services = [&all[0], &all[1]];
@@ -192,7 +184,7 @@ async fn sessions_idle_in_a_transaction_hold_back_vacuum_and_notices_and_no_inst
     other.0.unwrap();
     assert!(other.1 < Duration::from_secs(3), "{:?}", other.1);
     for service in &all {
-        timeout(Duration::from_secs(10), service.shutdown())
+        timeout(PATIENCE, service.shutdown())
             .await
             .unwrap()
             .unwrap();
@@ -237,7 +229,7 @@ async fn a_session_that_sits_on_the_head_delays_writers_by_a_bound_and_readers_n
     assert_eq!(written.revision().get(), 3);
     in_step(&[&all[0], &all[1]], written.revision()).await;
     for service in &all {
-        timeout(Duration::from_secs(10), service.shutdown())
+        timeout(PATIENCE, service.shutdown())
             .await
             .unwrap()
             .unwrap();

@@ -300,7 +300,7 @@ async fn all_of_a_transaction_whose_answer_is_lost_are_told_so_and_can_be_sent_a
     let proxy = Proxy::to(cluster().address()).await;
     let settings = quick(Settings::new(db.url_through(&proxy)))
         .listen_database_url(db.url())
-        .request_timeout(Duration::from_secs(2));
+        .request_timeout(Duration::from_secs(4));
     let service = start(settings).await;
     service.set("warm", 1).await.unwrap();
     let admin = db.client().await;

@@ -1,13 +1,11 @@
 //! Writes within the application's own transaction.
 
-use std::time::Duration;
-
 use sync_config::prelude::*;
 use sync_config::{Cause, MemoryDatabase};
 
 use crate::ground::{equal_to_the_table, head, one, quick, rows, run, start};
 use crate::support::postgres::TestDb;
-use crate::support::wait::Probe;
+use crate::support::wait::{PATIENCE, Probe, eventually};
 
 const ACCOUNTS: &str = "CREATE TABLE account (id int PRIMARY KEY, plan text)";
 
@@ -67,10 +65,7 @@ async fn business_and_configuration_are_committed_together_or_not_at_all() {
         Some(cursor),
         "one transaction, one revision"
     );
-    other
-        .wait_for(cursor.into(), Duration::from_secs(10))
-        .await
-        .unwrap();
+    other.wait_for(cursor.into(), PATIENCE).await.unwrap();
     assert!(other.get_bool("tenant:42:on", false));
     let seen = told.until("the change", |seen| !seen.is_empty()).await;
     assert_eq!(seen, [(1, Cause::Local, 3)]);
@@ -180,7 +175,7 @@ async fn a_key_that_somebody_else_makes_meanwhile_is_no_longer_absent() {
         .put("other", 1)
         .put_if("k", 2, Precondition::Absent);
     let (outcome, ()) = tokio::join!(service.write_in(&transaction, batch), async {
-        crate::support::wait::eventually("it waits", crate::support::wait::PATIENCE, async || {
+        eventually("it waits", PATIENCE, async || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
             (one::<i64>(&watcher, sql).await == 1).then_some(())
         })

@@ -194,7 +194,7 @@ async fn a_connection_that_is_kept_and_not_used_is_closed() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_its_answer_is_let_go_with_all_that_it_holds() {
-    let server = Server::start(4, 60_000, 300).await;
+    let server = Server::start(4, 60_000, 3_000).await;
     let mut silent = Vec::new();
     for _ in 0..3 {
         silent.push(
@@ -211,12 +211,13 @@ async fn a_client_that_never_reads_its_answer_is_let_go_with_all_that_it_holds()
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_is_served_on() {
-    let server = Server::start(4, 60_000, 400).await;
+    let server = Server::start(4, 60_000, 2_000).await;
     let mut slow = server
         .send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     let mut piece = vec![0; 4_000_000];
-    for _ in 0..8 {
+    // Longer in all than it may take nothing.
+    for _ in 0..25 {
         sleep(Duration::from_millis(100)).await;
         slow.read_exact(&mut piece).await.unwrap();
     }
@@ -225,7 +226,7 @@ async fn a_client_that_reads_slowly_is_served_on() {
 
 #[tokio::test]
 async fn a_stop_ends_what_is_idle_at_once_and_waits_for_answers() {
-    let server = Server::start(4, 60_000, 200).await;
+    let server = Server::start(4, 60_000, 2_000).await;
     let idle = server.send("").await;
     let silent = server
         .send("GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")

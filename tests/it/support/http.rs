@@ -201,6 +201,8 @@ impl Message {
 pub(crate) struct Watch {
     connection: Connection,
     text: Vec<u8>,
+    /// So many bytes of the text hold no end of a message: a long one comes in many pieces.
+    searched: usize,
     ack: Option<Message>,
 }
 
@@ -233,6 +235,7 @@ impl Watch {
         Self {
             connection,
             text: Vec::new(),
+            searched: 0,
             ack: None,
         }
     }
@@ -271,10 +274,14 @@ impl Watch {
 
     async fn read(&mut self) -> Option<Message> {
         loop {
-            if let Some(at) = self.text.windows(2).position(|part| part == b"\n\n") {
-                let text: Vec<u8> = self.text.drain(..at + 2).collect();
+            let from = self.searched.saturating_sub(1);
+            let mut parts = self.text[from..].windows(2);
+            if let Some(at) = parts.position(|part| part == b"\n\n") {
+                self.searched = 0;
+                let text: Vec<u8> = self.text.drain(..from + at + 2).collect();
                 return Some(parse(&String::from_utf8(text).unwrap()));
             }
+            self.searched = self.text.len();
             let chunk = self.connection.chunk().await?;
             self.text.extend(chunk);
         }

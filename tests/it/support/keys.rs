@@ -54,6 +54,18 @@ pub(crate) async fn until_let_in(at: SocketAddr, token: &str) {
     until_status(at, token, 200).await;
 }
 
+/// The answer to a token that lets nobody in. Too many such attempts are slowed down; one of them is judged every three seconds.
+pub(crate) async fn judged(at: SocketAddr, token: &str) -> Answer {
+    eventually("an attempt is judged", PATIENCE, || async {
+        let answer = ask(at, "GET", "/v1/config", token, "").await;
+        match answer.status {
+            429 => Err(format!("{answer:?}")),
+            _ => Ok(answer),
+        }
+    })
+    .await
+}
+
 /// Waits until a key is answered like this.
 pub(crate) async fn until_status(at: SocketAddr, token: &str, status: u16) {
     eventually("the server has heard of the key", PATIENCE, || async {

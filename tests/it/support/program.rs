@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -37,9 +38,12 @@ pub(crate) fn program(database_url: Option<&str>, args: &[&str]) -> Command {
     command
 }
 
+/// When a command is given up: some of them have tens of thousands of entries to bring from one store to another.
+const LONG: Duration = Duration::from_secs(120);
+
 /// Runs a command to its end.
 pub(crate) async fn run(command: &mut Command) -> Output {
-    let output = timeout(PATIENCE, command.output()).await;
+    let output = timeout(LONG, command.output()).await;
     output.expect("the program ends").unwrap()
 }
 

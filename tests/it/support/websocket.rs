@@ -109,6 +109,8 @@ impl Socket {
             let next = timeout(PATIENCE, self.socket.next()).await;
             match next.expect("the end").expect("a reason").unwrap() {
                 Message::Close(Some(close)) => {
+                    // The reply is made by reading and sent by this; the server may have hung up by then.
+                    drop(timeout(PATIENCE, self.socket.flush()).await);
                     return (close.code.into(), close.reason.as_str().to_owned());
                 }
                 Message::Close(None) => panic!("closed without a reason"),
