@@ -138,11 +138,11 @@ pub(crate) async fn serve(
     let (stopping, stopped) = signal::channel(false);
     let relay =
         Relay::open(&service, options.events.as_ref(), options.relay).map_err(io::Error::other)?;
-    let keys = options.keys.as_ref().map(|(keys, _)| keys.clone());
-    let door = match options.keys {
-        Some((keys, rules)) => Door::locked(Keyring::new(keys, rules)),
-        None => Door::Open { bound },
+    let (keys, door) = match options.keys {
+        Some((keys, rules)) => (Some(keys.clone()), Door::locked(Keyring::new(keys, rules))),
+        None => (None, Door::Open { bound }),
     };
+    let patience = Patience::beside(options.relay.connections, keys.is_some());
     let app = Arc::new(App {
         names: Names::of(service.clock().random()),
         metrics: Metrics::of(service.clone(), keys),
@@ -159,10 +159,7 @@ pub(crate) async fn serve(
     let mut wait = stopped.clone();
     let tls = options.tls;
     let acceptor = tls.as_ref().map(Certificates::acceptor);
-    let router = router(app.clone());
-    let locked = matches!(app.door, Door::Keys(_));
-    let patience = Patience::beside(options.relay.connections, locked);
-    let server = connections::serve(listener, router, acceptor, patience, stopped);
+    let server = connections::serve(listener, router(app.clone()), acceptor, patience, stopped);
     let server = async {
         let ((), ()) = tokio::join!(server, async move {
             stop.await;
