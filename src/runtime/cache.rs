@@ -39,6 +39,8 @@ impl Cache {
         self.find(key, Arc::clone)
     }
 
+    /// Not inlined: a crate that calls it makes slower code of it than this one, by a half.
+    #[inline(never)]
     pub(crate) fn scalar(&self, key: &str) -> Option<Scalar> {
         self.find(key, |entry| entry.value().scalar())
     }
