@@ -26,6 +26,8 @@ fn start(json: bool, default: &str) {
     let ours = filter_fn(|metadata| {
         metadata.target().starts_with("sync_config") || *metadata.level() <= LevelFilter::WARN
     });
+    // Without it nobody knows that most is never logged, and each step of every library asks.
+    let ours = ours.with_max_level_hint(LevelFilter::TRACE);
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_span_events(FmtSpan::NONE);

@@ -34,7 +34,6 @@ use axum::response::Response;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
-use tracing::Instrument;
 
 use self::asked::Asked;
 use self::attempts::Attempts;
@@ -177,8 +176,7 @@ impl Relay {
     fn spawn(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        // With the request's name in the lines of its log.
-        tasks.spawn(stream.in_current_span());
+        tasks.spawn(stream);
     }
 
     /// How long a stream waits at a stop before it ends.

@@ -11,10 +11,11 @@ mod handshake;
 mod writing;
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::sync::watch as signal;
@@ -26,7 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 pub(super) use self::handshake::{asked_for, open};
-use self::writing::{rest_of, write_all};
+use self::writing::{at_once, rest_of, write_all};
 use super::asked::Asked;
 use super::feed::Feed;
 use super::frames::Framing;
@@ -45,6 +46,9 @@ const READ_BUFFER: usize = 1_024;
 
 /// What is sent at a time has to be taken within this, however slowly.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client that is told so much at once is listened to between.
+const TOLD: u32 = 4;
 
 /// What is on its way when a stop comes may take this long still.
 const LAST: Duration = Duration::from_secs(1);
@@ -125,6 +129,8 @@ struct Connection {
     busy: Duration,
     /// Between two pings, a little apart from others'.
     ping: Duration,
+    /// The client was owed a pong, which may be half sent.
+    owed: bool,
 }
 
 impl Connection {
@@ -161,6 +167,7 @@ impl Connection {
             pinged: now,
             busy: now,
             ping,
+            owed: false,
             app,
         }
     }
@@ -193,25 +200,40 @@ impl Connection {
     }
 
     async fn talk(&mut self) -> Result<(), End> {
-        let mut timer = Box::pin(tokio::time::sleep(self.rest()));
+        let (mut stop, identity) = (self.stop.clone(), self.identity.clone());
+        let (mut stop, mut ended) = (pin!(stopped(&mut stop)), pin!(identity.ended()));
+        let (mut timer, mut told) = (Box::pin(tokio::time::sleep(self.rest())), 0);
         loop {
+            // There may be messages for minutes.
+            if told >= TOLD {
+                told = 0;
+                if let Some(said) = self.socket.next().now_or_never() {
+                    self.hear(said).await?;
+                }
+                if timer.as_mut().now_or_never().is_some() {
+                    self.on_time().await?;
+                    timer = Box::pin(tokio::time::sleep(self.rest()));
+                }
+            }
             let step = tokio::select! {
                 biased;
-                () = stopped(&mut self.stop) => Step::Close(Close::Shutdown),
-                () = self.identity.ended() => Step::Close(Close::Auth),
-                said = self.socket.next() => Step::Said(said),
-                // Before the messages, which may be ready for minutes.
-                () = &mut timer => Step::Time,
+                () = &mut stop => Step::Close(Close::Shutdown),
+                () = &mut ended => Step::Close(Close::Auth),
                 messages = self.feed.next() => match messages {
                     Ok(messages) => Step::Tell(messages),
                     Err(Ended::Slow) => Step::Close(Close::Slow),
                     Err(Ended::Closed) => Step::Close(Close::Shutdown),
                 },
+                said = self.socket.next() => Step::Said(said),
+                () = &mut timer => Step::Time,
             };
             match step {
                 Step::Close(close) => return Err(End::Close(close)),
                 Step::Said(said) => self.hear(said).await?,
-                Step::Tell(messages) => self.tell(&messages).await?,
+                Step::Tell(messages) => {
+                    told += 1;
+                    self.tell(&messages).await?;
+                }
                 Step::Time => {
                     self.on_time().await?;
                     timer = Box::pin(tokio::time::sleep(self.rest()));
@@ -273,7 +295,11 @@ impl Connection {
             }
             Message::Binary(_) => Err(End::Close(Close::NoText)),
             // The library answers pings, and closes.
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Ok(()),
+            Message::Ping(_) => {
+                self.owed = true;
+                Ok(())
+            }
+            Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Ok(()),
         }
     }
 
@@ -282,25 +308,7 @@ impl Connection {
         if messages.is_empty() {
             return Ok(());
         }
-        let silence = self.app.relay.limits.silence;
-        let socket = &mut self.socket;
-        let sending = async {
-            // A pong that is half sent must not have a message in its middle.
-            socket.flush().await.map_err(|error| fault(&error))?;
-            write_all(socket.get_mut(), messages, silence).await
-        };
-        let stop = &mut self.stop;
-        let stopping = async {
-            stopped(stop).await;
-            tokio::time::sleep(LAST).await;
-        };
-        // In the middle of a message there is no way to say why.
-        let waited = tokio::select! {
-            biased;
-            sent = timeout(PATIENCE, sending) => sent.map_err(|_| End::Stuck)??,
-            () = self.identity.ended() => return Err(End::Gone),
-            () = stopping => return Err(End::Gone),
-        };
+        let waited = self.send(messages).await?;
         if waited {
             self.heard = self.now();
             self.admitted.open.heard(self.heard);
@@ -313,6 +321,36 @@ impl Connection {
             self.admitted.open.told(told.revision.get(), at);
         }
         Ok(())
+    }
+
+    /// Hands messages to the network. True when the client had to take something first, and did.
+    async fn send(&mut self, messages: &[Bytes]) -> Result<bool, End> {
+        let (socket, silence) = (&mut self.socket, self.app.relay.limits.silence);
+        let owed = std::mem::take(&mut self.owed);
+        let mut sending = pin!(async {
+            // A pong that is half sent must not have a message in its middle.
+            if owed {
+                socket.flush().await.map_err(|error| fault(&error))?;
+            }
+            write_all(socket.get_mut(), messages, silence).await
+        });
+        match at_once(sending.as_mut()).await {
+            Some(sent) => sent,
+            None => {
+                let (identity, stop) = (&self.identity, &mut self.stop);
+                let stopping = async {
+                    stopped(stop).await;
+                    tokio::time::sleep(LAST).await;
+                };
+                // In the middle of a message there is no way to say why.
+                tokio::select! {
+                    biased;
+                    sent = timeout(PATIENCE, sending) => sent.map_err(|_| End::Stuck)?,
+                    () = identity.ended() => Err(End::Gone),
+                    () = stopping => Err(End::Gone),
+                }
+            }
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(in crate::server::relay) fn open(
     let upgrade = request.extensions.remove::<OnUpgrade>();
     let upgrade =
         upgrade.ok_or_else(|| Problem::bad_request("this connection cannot become a WebSocket"))?;
-    let relay = app.clone();
+    let (relay, span) = (app.clone(), tracing::Span::current());
     app.relay.spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
@@ -72,7 +72,9 @@ pub(in crate::server::relay) fn open(
                     .run()
                     .await;
             }
-            Err(error) => tracing::debug!(%error, "a client went before it had its WebSocket"),
+            Err(error) => {
+                tracing::debug!(parent: &span, %error, "a client went before it had its WebSocket");
+            }
         }
     });
     let mut response = Response::new(Body::empty());
