@@ -19,7 +19,8 @@ use crate::server::Shared;
 /// What one client is told.
 pub(super) struct Feed {
     config: Source,
-    events: Option<Source>,
+    /// Beside the one of the configuration it would take as much again where there are no events.
+    events: Option<Box<Source>>,
     /// The events that a client's place is looked up in before anything else.
     awaited: Option<Arc<Station>>,
 }
@@ -33,7 +34,8 @@ impl Feed {
         Self {
             awaited: events.filter(|_| asked.events_after.is_none()).cloned(),
             events: events
-                .map(|station| Source::of_events(app, station, asked, framing, &admitted.open)),
+                .map(|station| Source::of_events(app, station, asked, framing, &admitted.open))
+                .map(Box::new),
             config: Source::of_config(app, asked, framing, &admitted.open),
         }
     }

@@ -300,7 +300,7 @@ impl Inner {
         let used = self.channels.values().filter_map(Weak::upgrade);
         let concerned: Vec<_> = used.filter(|channel| concerned(channel)).collect();
         for channel in &concerned {
-            channel.last.store(newest, Ordering::Relaxed);
+            channel.last.store(newest, Ordering::Release);
         }
         concerned
     }
@@ -313,6 +313,11 @@ impl Channel {
 
     pub(super) fn all(&self) -> bool {
         self.all
+    }
+
+    /// The place of the newest revision that concerns them, or a later one. Whoever is woken finds what he was woken for.
+    pub(super) fn newest(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
     }
 
     /// Tells when there may be something new.

@@ -218,7 +218,9 @@ impl Source {
                 }
                 Stage::Live => {
                     self.woken.mark_unchanged();
-                    self.live(&mut out)?;
+                    if !self.has_all() {
+                        self.live(&mut out)?;
+                    }
                     if out.is_empty() && matches!(self.stage, Stage::Live) {
                         if self.station.hub.is_closed() || self.woken.changed().await.is_err() {
                             return Err(Ended::Closed);
@@ -231,6 +233,11 @@ impl Source {
                 return Ok(out);
             }
         }
+    }
+
+    /// Whether nothing was heard that concerns the client and that it was not told; without the lock that all clients share.
+    fn has_all(&self) -> bool {
+        self.falls == 0 && !self.resuming && self.channel.newest() < self.at
     }
 
     /// Tells of something part by part from now on.

@@ -67,10 +67,10 @@ pub(in crate::server::relay) fn open(
     app.relay.spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                Connection::new(relay, &asked, identity, admitted, upgraded)
-                    .await
-                    .run()
-                    .await;
+                let met = relay.clone();
+                let connection = Connection::new(relay, &asked, identity, admitted, upgraded);
+                // A task of its own: this one's memory, which the upgrade took, is free then.
+                met.relay.spawn(connection.await.run());
             }
             Err(error) => {
                 tracing::debug!(parent: &span, %error, "a client went before it had its WebSocket");
