@@ -73,20 +73,11 @@ pub(super) async fn serve(
         relay: limits,
     };
     let served = server::serve(listener, service.clone(), told, stopped(stop)).await;
-    if let Some((keys, _)) = keys {
-        keys.shutdown().await?;
+    let keys = keys.map(|(keys, _)| keys);
+    for ended in [keys, events, Some(service)].into_iter().flatten() {
+        ended.shutdown().await?;
     }
-    if let Some(events) = events {
-        events.shutdown().await?;
-    }
-    service.shutdown().await?;
-    let Opened { local, pool, .. } = opened;
-    // Its server ends below.
-    drop(pool);
-    if let Some(local) = local {
-        // Stopping waits for a process.
-        drop(tokio::task::spawn_blocking(move || drop(local)).await);
-    }
+    opened.close().await;
     tracing::info!("stopped");
     served.map_err(io)
 }
@@ -199,6 +190,17 @@ impl Opened {
             (Some(file), _) => Builder::sqlite(file).settings(settings),
             (None, Some(pool)) => Builder::new(settings).shared_pool(pool.clone()),
             (None, None) => Builder::new(settings),
+        }
+    }
+
+    /// Ends what the services stood on.
+    async fn close(self) {
+        let Self { local, pool, .. } = self;
+        // Its server ends below.
+        drop(pool);
+        if let Some(local) = local {
+            // Stopping waits for a process.
+            drop(tokio::task::spawn_blocking(move || drop(local)).await);
         }
     }
 

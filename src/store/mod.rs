@@ -220,14 +220,8 @@ impl GroupAnswer {
     }
 
     /// The answer of a transaction with one write that was decided.
-    pub(crate) fn only(mut self) -> Option<WriteAnswer> {
-        match self.members.pop() {
-            Some(Member::Answered(answered)) => Some(WriteAnswer {
-                committed: self.committed,
-                answered,
-            }),
-            Some(Member::Refused(_) | Member::Held) | None => None,
-        }
+    pub(crate) fn only(self) -> Option<WriteAnswer> {
+        self.decided().ok()
     }
 }
 
