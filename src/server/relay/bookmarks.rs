@@ -74,6 +74,10 @@ impl Bookmarks {
             match self.keep(&name, at).await {
                 // It is tried again.
                 Err(error) if error.is_unavailable() => return,
+                // The client made it up, or its history was replaced meanwhile.
+                Err(error) if error.is_other_epoch() => {
+                    tracing::debug!(%error, "a client acknowledged an event that never was");
+                }
                 Err(error) if !self.told.swap(true, Ordering::Relaxed) => {
                     tracing::warn!(%error, "a client's place among the events is not kept; neither may others' be");
                 }

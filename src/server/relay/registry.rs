@@ -55,6 +55,8 @@ pub(super) struct Open {
     at: AtomicU64,
     channel: OnceLock<Arc<Channel>>,
     applied: AtomicU64,
+    /// The newest event that it has acknowledged.
+    dealt_with: AtomicU64,
     falls: AtomicU64,
     counted: Counted,
 }
@@ -123,6 +125,7 @@ impl Registry {
             heard: AtomicU64::new(millis(self.clock.now())),
             revision: AtomicU64::new(NONE),
             applied: AtomicU64::new(applied),
+            dealt_with: AtomicU64::new(NONE),
             at: AtomicU64::new(0),
             channel: OnceLock::new(),
             falls: AtomicU64::new(0),
@@ -270,6 +273,11 @@ impl Open {
     /// Notes that the client has applied everything up to a revision.
     pub(super) fn applied(&self, revision: u64) {
         self.applied.store(revision, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has dealt with an event; false where it said so last, too.
+    pub(super) fn dealt_with(&self, event: u64) -> bool {
+        self.dealt_with.swap(event, Ordering::Relaxed) != event
     }
 
     /// Notes that the client fell behind what is kept.

@@ -52,6 +52,7 @@ pub(super) fn reply(
                 let at = said.cursor.as_deref().and_then(message::events_cursor);
                 if let (Some(bookmarks), Some(at)) = (&app.relay.bookmarks, at)
                     && open.is_named()
+                    && open.dealt_with(at.revision.get())
                 {
                     bookmarks.note(open.client(), at);
                 }
