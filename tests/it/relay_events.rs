@@ -25,10 +25,7 @@ async fn published(at: &Server, kind: &str, payload: Value, to: Value) -> Value 
 }
 
 async fn named(at: &Server, query: &str) -> Socket {
-    let mut socket = Socket::open(at.address, query).await;
-    socket.expect("connection.ack").await;
-    socket.expect("config.snapshot").await;
-    socket
+    Socket::begun(at.address, query).await.0
 }
 
 #[tokio::test]
@@ -88,10 +85,9 @@ async fn a_client_that_was_away_hears_in_order_what_it_missed_on_another_server(
     let db = TestDb::new().await;
     let one = server(&db).await;
     put(one.address, "k", "0").await;
-    let mut socket = Socket::open(one.address, "?client=gw").await;
-    socket.expect("connection.ack").await;
     // Already the state names the place among the events.
-    let mut place = cursor(&socket.expect("config.snapshot").await);
+    let (socket, state) = Socket::begun(one.address, "?client=gw").await;
+    let mut place = cursor(&state);
     drop(socket);
     let mut expected = 0;
     for round in 0..3 {

@@ -43,9 +43,7 @@ async fn a_number_ahead_of_the_server_is_waited_for_and_one_that_never_was_begin
     let changed = ahead.expect("config.changed").await;
     assert_eq!(changed["payload"]["revision"], 3);
     let never = format!("?epoch={epoch}&revision=1000");
-    let mut never = Socket::open(at.address, &never).await;
-    never.expect("connection.ack").await;
-    let state = never.expect("config.snapshot").await;
+    let (_never, state) = Socket::begun(at.address, &never).await;
     assert_eq!(state["payload"]["revision"], 3);
 }
 
@@ -54,9 +52,8 @@ async fn a_large_revision_of_the_journal_comes_in_parts_and_the_next_ones_after_
     let db = TestDb::new().await;
     let at = server(&db, &[]).await;
     put(at.address, "a", "1").await;
-    let mut first = Socket::open(at.address, "").await;
-    first.expect("connection.ack").await;
-    let place = cursor(&first.expect("config.snapshot").await);
+    let (_first, state) = Socket::begun(at.address, "").await;
+    let place = cursor(&state);
     let large = "INSERT INTO sync_config SELECT 'k' || n, to_jsonb(repeat('x', 400000)) FROM generate_series(1, 20) n";
     db.client().await.batch_execute(large).await.unwrap();
     put(at.address, "a", "2").await;
@@ -117,9 +114,7 @@ async fn the_last_events_to_those_who_are_gone_leave_the_table_and_others_go_on(
         (rows == 0).then_some(())
     })
     .await;
-    let mut socket = Socket::open(at.address, "?client=gw-1").await;
-    socket.expect("connection.ack").await;
-    socket.expect("config.snapshot").await;
+    let (mut socket, _) = Socket::begun(at.address, "?client=gw-1").await;
     let event = json!({ "type": "n", "payload": 2, "to": { "client": "gw-1" } }).to_string();
     let answer = request(at.address, "POST", "/v1/events", &[], &event).await;
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -137,9 +132,7 @@ async fn a_client_that_keeps_nothing_but_its_name_goes_on_after_what_it_acknowle
         let answer = request(at.address, "POST", "/v1/events", &[], &event.to_string()).await;
         assert_eq!(answer.status, 202, "{answer:?}");
     };
-    let mut socket = Socket::open(one.address, "?client=gw").await;
-    socket.expect("connection.ack").await;
-    socket.expect("config.snapshot").await;
+    let (mut socket, _) = Socket::begun(one.address, "?client=gw").await;
     let mut places = Vec::new();
     for number in 1..=3 {
         publish(&one, number).await;
@@ -157,9 +150,7 @@ async fn a_client_that_keeps_nothing_but_its_name_goes_on_after_what_it_acknowle
     assert!(one.ended().await.success());
     let two = server(&db, &["--events", "on"]).await;
     publish(&two, 4).await;
-    let mut socket = Socket::open(two.address, "?client=gw").await;
-    socket.expect("connection.ack").await;
-    socket.expect("config.snapshot").await;
+    let (mut socket, _) = Socket::begun(two.address, "?client=gw").await;
     for number in 2..=4 {
         assert_eq!(socket.expect("n").await["payload"], number);
     }

@@ -30,6 +30,14 @@ impl Socket {
         opened.unwrap_or_else(|refused| panic!("refused: {refused:?}"))
     }
 
+    /// Opens a watch that begins with a state, which it answers with.
+    pub(crate) async fn begun(address: SocketAddr, query: &str) -> (Self, Value) {
+        let mut socket = Self::open(address, query).await;
+        socket.expect("connection.ack").await;
+        let state = socket.expect("config.snapshot").await;
+        (socket, state)
+    }
+
     /// Asks for a watch; the error is the answer that refuses it.
     pub(crate) async fn ask(
         address: SocketAddr,
